@@ -1,0 +1,1 @@
+//! The custom resources of group cumulet.io: pure types, no client.

@@ -1,0 +1,1 @@
+//! Segments to and from object stores: ship, restore, verify.

@@ -1,0 +1,1 @@
+//! cumulet-node: an always-on peer of a personal cloud.

@@ -1,0 +1,1 @@
+//! compact-encoding: the integer, buffer and array codecs of the Hypercore protocols.

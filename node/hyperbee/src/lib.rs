@@ -1,0 +1,1 @@
+//! Hyperbee: an ordered key-value tree on a Hypercore.

@@ -1,0 +1,1 @@
+//! Hypercore: signed append-only logs, their Merkle proofs, storage and replication.

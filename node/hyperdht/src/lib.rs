@@ -1,0 +1,1 @@
+//! HyperDHT: RPC, routing, announce and lookup, handshakes.

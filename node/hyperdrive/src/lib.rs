@@ -1,0 +1,1 @@
+//! Hyperdrive and Hyperblobs: files on a Hyperbee and a blob core.

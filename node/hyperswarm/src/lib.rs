@@ -1,0 +1,1 @@
+//! Hyperswarm: topics to connections.

@@ -1,0 +1,1 @@
+//! Protomux: channels over one stream of messages, without IO.

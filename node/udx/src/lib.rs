@@ -1,0 +1,1 @@
+//! UDX: reliable streams over UDP, wire-compatible with libudx.

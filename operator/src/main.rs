@@ -1,0 +1,2 @@
+//! The Kubernetes operator of Cumulet.
+fn main() {}
