@@ -143,7 +143,7 @@ proptest! {
             reversed.reverse();
             prop_assert_eq!(contents(&sub, Range::all().reverse()), reversed);
             for key in model.keys() {
-                prop_assert!(block_on(sub.get(key)).unwrap().is_some_and(|entry| entry.key == Bytes::from(key.clone())));
+                prop_assert!(block_on(sub.get(key)).unwrap().is_some_and(|entry| entry.key == *key));
             }
         }
     }
