@@ -16,4 +16,5 @@ pub mod messages;
 pub mod node;
 pub mod proof;
 pub mod roots;
+pub mod segment;
 pub mod verifier;
