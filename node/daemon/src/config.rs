@@ -1,0 +1,394 @@
+//! The node's configuration: one TOML file, and every field also as flag and as environment variable.
+//!
+//! Precedence: flag, then `CUMULET_…` variable, then file, then the default. [`Options`] is what people
+//! write; [`Config`] is what the node runs with, checked once, so that nothing else has to check again.
+//! An unknown field in the file is an error that names it: a typo must not become a silent default.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Default UDP port of the swarm, the one HyperDHT nodes use (hyperdht `lib/constants.js`).
+pub const DEFAULT_SWARM_PORT: u16 = 49737;
+/// Default recovery point objective: how long a verified block may wait for its backup.
+pub const DEFAULT_MAX_LAG: Duration = Duration::from_secs(5);
+
+/// What a person may set, all optional; see the module for where it comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, clap::Args)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Options {
+    /// Folder that holds everything the node keeps.
+    #[arg(long, env = "CUMULET_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Keep the archive with this key; may be given more than once.
+    #[arg(long = "pin", env = "CUMULET_PIN", value_name = "KEY", value_delimiter = ',')]
+    pub pin: Vec<String>,
+    /// Download only what is read, instead of everything (for the keys given with --pin).
+    #[arg(long, env = "CUMULET_SPARSE", num_args = 0..=1, default_missing_value = "true")]
+    pub sparse: Option<bool>,
+    /// Announce the keys given with --pin on the DHT, so that others who know them find this node.
+    #[arg(long, env = "CUMULET_ANNOUNCE", num_args = 0..=1, default_missing_value = "true")]
+    pub announce: Option<bool>,
+    /// UDP port of the swarm; 0 takes any free one.
+    #[arg(long, env = "CUMULET_SWARM_PORT", value_name = "PORT")]
+    pub swarm_port: Option<u16>,
+    /// DHT nodes to start from, host:port; none means the public DHT.
+    #[arg(long, env = "CUMULET_BOOTSTRAP", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub bootstrap: Vec<String>,
+    /// Where the REST API listens.
+    #[arg(long, env = "CUMULET_API_LISTEN", value_name = "ADDR")]
+    pub api_listen: Option<SocketAddr>,
+    /// File with the bearer token of the REST API; made in the data folder when not given.
+    #[arg(long, env = "CUMULET_API_TOKEN_FILE", value_name = "FILE")]
+    pub api_token_file: Option<PathBuf>,
+    /// Certificate chain (PEM) of the REST API.
+    #[arg(long, env = "CUMULET_API_TLS_CERT_FILE", value_name = "FILE")]
+    pub api_tls_cert_file: Option<PathBuf>,
+    /// Private key (PEM) of the REST API.
+    #[arg(long, env = "CUMULET_API_TLS_KEY_FILE", value_name = "FILE")]
+    pub api_tls_key_file: Option<PathBuf>,
+    /// Where the gateway listens.
+    #[arg(long, env = "CUMULET_GATEWAY_LISTEN", value_name = "ADDR")]
+    pub gateway_listen: Option<SocketAddr>,
+    /// Where /livez, /readyz and /metrics listen.
+    #[arg(long, env = "CUMULET_OPS_LISTEN", value_name = "ADDR")]
+    pub ops_listen: Option<SocketAddr>,
+    /// Folder with one device seed a replica: seed-0, seed-1, ….
+    #[arg(long, env = "CUMULET_DEVICE_SEEDS_DIR", value_name = "DIR", requires = "replica_name")]
+    pub device_seeds_dir: Option<PathBuf>,
+    /// Name of this replica; its number behind the last dash chooses the seed.
+    #[arg(long, env = "CUMULET_REPLICA_NAME", value_name = "NAME")]
+    pub replica_name: Option<String>,
+    /// The cloud's other replicas: public-key-hex@host:port.
+    #[arg(long, env = "CUMULET_REPLICAS_PEERS", value_name = "KEY@HOST:PORT", value_delimiter = ',')]
+    pub replicas_peers: Vec<String>,
+    /// File with the 32-byte content key (hex or raw) under which backups are encrypted.
+    #[arg(long, env = "CUMULET_CONTENT_KEY_FILE", value_name = "FILE")]
+    pub content_key_file: Option<PathBuf>,
+    /// Where backups go: s3://bucket/prefix or file:///folder; standalone default: backup/ in the data folder.
+    #[arg(long, env = "CUMULET_BACKUP_URL", value_name = "URL")]
+    pub backup_url: Option<String>,
+    /// S3 endpoint, for stores other than AWS.
+    #[arg(long, env = "CUMULET_S3_ENDPOINT", value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+    /// S3 region.
+    #[arg(long, env = "CUMULET_S3_REGION", value_name = "REGION")]
+    pub s3_region: Option<String>,
+    /// Address buckets as paths instead of host names.
+    #[arg(long, env = "CUMULET_S3_FORCE_PATH_STYLE", num_args = 0..=1, default_missing_value = "true")]
+    pub s3_force_path_style: Option<bool>,
+    /// How long a verified block may wait for its backup, e.g. 5s, 500ms, 1m.
+    #[arg(long, env = "CUMULET_BACKUP_MAX_LAG", value_name = "TIME")]
+    pub backup_max_lag: Option<String>,
+}
+
+/// Why a configuration can't be used. The text names the field and what would fit.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("failed to read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file isn't TOML, or has a field that doesn't exist or a value of the wrong type.
+    #[error("failed to parse the configuration {path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and field.
+        source: Box<toml::de::Error>,
+    },
+    /// A field is missing or its value doesn't fit.
+    #[error("{field}: {problem}")]
+    Field {
+        /// The field, as it is written in the file.
+        field: &'static str,
+        /// What is wrong and what would fit.
+        problem: String,
+    },
+}
+
+fn field(field: &'static str, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Field { field, problem: problem.into() }
+}
+
+/// Another replica of the same cloud.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaPeer {
+    /// Its public key on the swarm.
+    pub public_key: [u8; 32],
+    /// `host:port`, resolved each time it is dialled: pods change their address.
+    pub address: String,
+}
+
+/// How the API proves who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificate chain, PEM.
+    pub cert: PathBuf,
+    /// Private key, PEM.
+    pub key: PathBuf,
+}
+
+/// Where the device key comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceSeed {
+    /// A file that must exist.
+    File(PathBuf),
+    /// A file in the data folder, made at the first start.
+    MadeOnce(PathBuf),
+}
+
+/// A configuration that was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Folder that holds everything the node keeps.
+    pub data_dir: PathBuf,
+    /// Keys to pin, as written.
+    pub pin: Vec<String>,
+    /// Whether those pins are sparse.
+    pub sparse: bool,
+    /// Whether those pins are announced.
+    pub announce: bool,
+    /// UDP port of the swarm.
+    pub swarm_port: u16,
+    /// DHT nodes to start from; empty means the public DHT.
+    pub bootstrap: Vec<String>,
+    /// Where the REST API listens.
+    pub api_listen: SocketAddr,
+    /// File with the API's bearer token.
+    pub api_token_file: PathBuf,
+    /// Whether a missing token file is made.
+    pub make_api_token: bool,
+    /// Certificate and key of the API; absent only on loopback.
+    pub api_tls: Option<TlsFiles>,
+    /// Where the gateway listens.
+    pub gateway_listen: SocketAddr,
+    /// Where health and metrics listen.
+    pub ops_listen: SocketAddr,
+    /// Where the device key comes from.
+    pub device_seed: DeviceSeed,
+    /// The cloud's other replicas.
+    pub replicas: Vec<ReplicaPeer>,
+    /// File with the content key.
+    pub content_key_file: PathBuf,
+    /// Whether a missing content key file is made.
+    pub make_content_key: bool,
+    /// Where backups go.
+    pub backup_url: String,
+    /// S3 endpoint.
+    pub s3_endpoint: Option<String>,
+    /// S3 region.
+    pub s3_region: Option<String>,
+    /// Address buckets as paths.
+    pub s3_force_path_style: bool,
+    /// How long a verified block may wait for its backup.
+    pub backup_max_lag: Duration,
+}
+
+impl Options {
+    /// Reads a TOML file.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+    }
+
+    /// Fills what `self` leaves open from `lower`.
+    #[must_use]
+    pub fn over(self, lower: Self) -> Self {
+        fn list<T>(upper: Vec<T>, lower: Vec<T>) -> Vec<T> {
+            if upper.is_empty() { lower } else { upper }
+        }
+        Self {
+            data_dir: self.data_dir.or(lower.data_dir),
+            pin: list(self.pin, lower.pin),
+            sparse: self.sparse.or(lower.sparse),
+            announce: self.announce.or(lower.announce),
+            swarm_port: self.swarm_port.or(lower.swarm_port),
+            bootstrap: list(self.bootstrap, lower.bootstrap),
+            api_listen: self.api_listen.or(lower.api_listen),
+            api_token_file: self.api_token_file.or(lower.api_token_file),
+            api_tls_cert_file: self.api_tls_cert_file.or(lower.api_tls_cert_file),
+            api_tls_key_file: self.api_tls_key_file.or(lower.api_tls_key_file),
+            gateway_listen: self.gateway_listen.or(lower.gateway_listen),
+            ops_listen: self.ops_listen.or(lower.ops_listen),
+            device_seeds_dir: self.device_seeds_dir.or(lower.device_seeds_dir),
+            replica_name: self.replica_name.or(lower.replica_name),
+            replicas_peers: list(self.replicas_peers, lower.replicas_peers),
+            content_key_file: self.content_key_file.or(lower.content_key_file),
+            backup_url: self.backup_url.or(lower.backup_url),
+            s3_endpoint: self.s3_endpoint.or(lower.s3_endpoint),
+            s3_region: self.s3_region.or(lower.s3_region),
+            s3_force_path_style: self.s3_force_path_style.or(lower.s3_force_path_style),
+            backup_max_lag: self.backup_max_lag.or(lower.backup_max_lag),
+        }
+    }
+
+    /// Checks everything and fills in the defaults.
+    pub fn check(self) -> Result<Config, ConfigError> {
+        let data_dir = self.data_dir.clone().ok_or_else(|| {
+            field("data-dir", "is missing; give a folder that this node may write, e.g. --data-dir ~/cumulet")
+        })?;
+        let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let api_listen = self.api_listen.unwrap_or_else(|| loopback(8443));
+        let api_tls = self.tls(api_listen)?;
+        let device_seed = self.device_seed(&data_dir)?;
+        let replicas = self.replicas_peers.iter().map(|text| parse_replica(text)).collect::<Result<_, _>>()?;
+        let max_lag = match &self.backup_max_lag {
+            None => DEFAULT_MAX_LAG,
+            Some(text) => parse_duration(text)
+                .ok_or_else(|| field("backup-max-lag", format!("{text:?} is no time; write 500ms, 5s or 1m")))?,
+        };
+        let backup_url = match self.backup_url {
+            Some(url) if url.starts_with("s3://") || url.starts_with("file:") => url,
+            Some(url) => {
+                return Err(field("backup-url", format!("{url:?} starts neither with s3:// nor with file:")));
+            }
+            None => format!("file:{}", data_dir.join("backup").display()),
+        };
+        Ok(Config {
+            pin: self.pin,
+            sparse: self.sparse.unwrap_or(false),
+            announce: self.announce.unwrap_or(false),
+            swarm_port: self.swarm_port.unwrap_or(DEFAULT_SWARM_PORT),
+            bootstrap: self.bootstrap.into_iter().filter(|host| !host.is_empty()).collect(),
+            api_listen,
+            make_api_token: self.api_token_file.is_none(),
+            api_token_file: self.api_token_file.unwrap_or_else(|| data_dir.join("api.token")),
+            api_tls,
+            gateway_listen: self.gateway_listen.unwrap_or_else(|| loopback(8080)),
+            ops_listen: self.ops_listen.unwrap_or_else(|| loopback(9090)),
+            device_seed,
+            replicas,
+            make_content_key: self.content_key_file.is_none(),
+            content_key_file: self.content_key_file.unwrap_or_else(|| data_dir.join("content.key")),
+            backup_url,
+            s3_endpoint: self.s3_endpoint.filter(|text| !text.is_empty()),
+            s3_region: self.s3_region.filter(|text| !text.is_empty()),
+            s3_force_path_style: self.s3_force_path_style.unwrap_or(false),
+            backup_max_lag: max_lag,
+            data_dir,
+        })
+    }
+
+    fn tls(&self, listen: SocketAddr) -> Result<Option<TlsFiles>, ConfigError> {
+        match (&self.api_tls_cert_file, &self.api_tls_key_file) {
+            (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert: cert.clone(), key: key.clone() })),
+            (None, None) if listen.ip().is_loopback() => Ok(None),
+            (None, None) => Err(field(
+                "api-listen",
+                format!(
+                    "{listen} is open to others, so the API needs api-tls-cert-file and api-tls-key-file; \
+                     or listen on 127.0.0.1"
+                ),
+            )),
+            (Some(_), None) => Err(field("api-tls-key-file", "is missing beside api-tls-cert-file")),
+            (None, Some(_)) => Err(field("api-tls-cert-file", "is missing beside api-tls-key-file")),
+        }
+    }
+
+    fn device_seed(&self, data_dir: &Path) -> Result<DeviceSeed, ConfigError> {
+        let Some(dir) = &self.device_seeds_dir else {
+            return Ok(DeviceSeed::MadeOnce(data_dir.join("device.seed")));
+        };
+        let name = self.replica_name.as_deref().unwrap_or_default();
+        let number = name.rsplit('-').next().and_then(|digits| digits.parse::<u32>().ok()).ok_or_else(|| {
+            field("replica-name", format!("{name:?} doesn't end in a dash and a number, as in ada-0"))
+        })?;
+        Ok(DeviceSeed::File(dir.join(format!("seed-{number}"))))
+    }
+}
+
+fn parse_replica(text: &str) -> Result<ReplicaPeer, ConfigError> {
+    let wrong = || field("replicas-peers", format!("{text:?} is not of the form <64 hex digits>@host:port"));
+    let (key, address) = text.split_once('@').ok_or_else(wrong)?;
+    let mut public_key = [0; 32];
+    hex::decode_to_slice(key, &mut public_key).map_err(|_| wrong())?;
+    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+    if host.is_empty() || port.parse::<u16>().is_err() {
+        return Err(wrong());
+    }
+    Ok(ReplicaPeer { public_key, address: address.to_owned() })
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().ok()?;
+    match &text[digits.len()..] {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_secs(number.checked_mul(60)?)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minimal() -> Options {
+        Options { data_dir: Some("/tmp/x".into()), ..Options::default() }
+    }
+
+    #[test]
+    fn a_data_folder_is_all_that_is_needed() {
+        let config = minimal().check().unwrap();
+        assert_eq!(config.swarm_port, DEFAULT_SWARM_PORT);
+        assert!(config.api_listen.ip().is_loopback() && config.api_tls.is_none());
+        assert_eq!(config.backup_url, "file:/tmp/x/backup");
+    }
+
+    #[test]
+    fn an_unknown_field_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.toml");
+        std::fs::write(&path, "data-dir = \"/tmp/x\"\nswarm-prot = 1\n").unwrap();
+        let error = Options::from_file(&path).unwrap_err().to_string();
+        assert!(error.contains("swarm-prot"), "{error}");
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let file: Options = toml::from_str("data-dir = \"/tmp/file\"\nswarm-port = 7").unwrap();
+        let merged = Options { swarm_port: Some(9), ..Options::default() }.over(file);
+        assert_eq!((merged.swarm_port, merged.data_dir), (Some(9), Some("/tmp/file".into())));
+    }
+
+    #[test]
+    fn an_api_open_to_others_needs_a_certificate() {
+        let options = Options { api_listen: Some("0.0.0.0:8443".parse().unwrap()), ..minimal() };
+        let error = options.check().unwrap_err().to_string();
+        assert!(error.starts_with("api-listen:") && error.contains("api-tls-cert-file"), "{error}");
+    }
+
+    #[test]
+    fn the_replica_number_chooses_the_seed() {
+        let options = Options {
+            device_seeds_dir: Some("/seeds".into()),
+            replica_name: Some("ada-12".into()),
+            ..minimal()
+        };
+        assert_eq!(options.check().unwrap().device_seed, DeviceSeed::File("/seeds/seed-12".into()));
+    }
+
+    #[test]
+    fn a_replica_without_port_is_refused_with_the_expected_form() {
+        let options = Options { replicas_peers: vec![format!("{}@host", "0".repeat(64))], ..minimal() };
+        assert!(options.check().unwrap_err().to_string().contains("host:port"));
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(parse_duration("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2m"), Some(Duration::from_secs(120)));
+        assert_eq!(parse_duration("5"), None);
+        assert_eq!(parse_duration(&format!("{}m", u64::MAX)), None);
+    }
+}
