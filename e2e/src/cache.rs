@@ -24,7 +24,10 @@ pub struct Key {
 impl Key {
     /// A key for a tool of this name.
     pub fn new(tool: &str) -> Self {
-        Self { tool: tool.into(), hash: Sha256::new() }
+        Self {
+            tool: tool.into(),
+            hash: Sha256::new(),
+        }
     }
 
     /// Adds text, such as flags or versions.
@@ -56,7 +59,8 @@ impl Key {
             return Ok(folder);
         }
         let lock_path = folder.with_extension("lock");
-        let lock_file = File::create(&lock_path).with_context(|| format!("failed to create {}", lock_path.display()))?;
+        let lock_file =
+            File::create(&lock_path).with_context(|| format!("failed to create {}", lock_path.display()))?;
         let _lock = Flock::lock(lock_file, FlockArg::LockExclusive)
             .map_err(|(_, errno)| errno)
             .with_context(|| format!("failed to lock {}", lock_path.display()))?;
@@ -92,7 +96,13 @@ mod tests {
 
     #[test]
     fn a_key_depends_on_every_part_and_on_where_the_parts_end() {
-        let key = |parts: &[&str]| parts.iter().fold(Key::new("tool"), |key, part| key.with(part)).hash.finalize();
+        let key = |parts: &[&str]| {
+            parts
+                .iter()
+                .fold(Key::new("tool"), |key, part| key.with(part))
+                .hash
+                .finalize()
+        };
         assert_eq!(key(&["ab", "c"]), key(&["ab", "c"]));
         assert_ne!(key(&["ab", "c"]), key(&["a", "bc"]));
         assert_ne!(key(&["ab"]), key(&["ab", ""]));

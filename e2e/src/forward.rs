@@ -34,12 +34,18 @@ impl Forward {
     pub fn bind(port: u16, namespace: &Path, target: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
             .with_context(|| format!("failed to listen on 127.0.0.1:{port}"))?;
-        Ok(Self { listener, namespace: namespace.into(), target })
+        Ok(Self {
+            listener,
+            namespace: namespace.into(),
+            target,
+        })
     }
 
     /// The address to connect to.
     pub fn address(&self) -> Result<SocketAddr> {
-        self.listener.local_addr().context("failed to read a listening address")
+        self.listener
+            .local_addr()
+            .context("failed to read a listening address")
     }
 
     /// Accepts for ever.
@@ -75,9 +81,11 @@ impl Forward {
 
 /// Connects from inside a network namespace. The calling thread stays there: call it on one made for the purpose.
 fn connect(namespace: &Path, target: SocketAddr) -> Result<TcpStream> {
-    let namespace = File::open(namespace).with_context(|| format!("failed to open {}", namespace.display()))?;
+    let namespace =
+        File::open(namespace).with_context(|| format!("failed to open {}", namespace.display()))?;
     setns(namespace, CloneFlags::CLONE_NEWNET).context("failed to enter the cluster's network")?;
-    TcpStream::connect_timeout(&target, CONNECT_TIMEOUT).with_context(|| format!("failed to connect to {target}"))
+    TcpStream::connect_timeout(&target, CONNECT_TIMEOUT)
+        .with_context(|| format!("failed to connect to {target}"))
 }
 
 fn join(client: TcpStream, server: TcpStream) -> io::Result<()> {
@@ -91,7 +99,11 @@ fn join(client: TcpStream, server: TcpStream) -> io::Result<()> {
 /// Copies until the end, then passes the end on. An error ends both directions, as a closed connection would.
 fn pump(mut from: TcpStream, mut to: TcpStream) {
     let ended = io::copy(&mut from, &mut to);
-    let _ = to.shutdown(if ended.is_ok() { Shutdown::Write } else { Shutdown::Both });
+    let _ = to.shutdown(if ended.is_ok() {
+        Shutdown::Write
+    } else {
+        Shutdown::Both
+    });
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! Formats: OCI image layout 1.0, image manifest and configuration of the OCI image specification 1.0.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -75,9 +75,10 @@ impl Reference {
     /// Splits `name:tag`; both are needed, since a missing tag means "latest", which Kubernetes would try to pull.
     pub fn parse(text: &str) -> Result<Self> {
         match text.rsplit_once(':') {
-            Some((name, tag)) if name.contains('/') && !tag.is_empty() && !tag.contains('/') => {
-                Ok(Self { name: name.into(), tag: tag.into() })
-            }
+            Some((name, tag)) if name.contains('/') && !tag.is_empty() && !tag.contains('/') => Ok(Self {
+                name: name.into(),
+                tag: tag.into(),
+            }),
             _ => bail!("an image reference is HOST/NAME:TAG, unlike {text:?}"),
         }
     }
@@ -126,16 +127,28 @@ pub struct Entry {
 impl Entry {
     /// A program.
     pub fn executable(path: &str, file: PathBuf) -> Self {
-        Self { path: path.into(), mode: 0o755, source: Source::File(file) }
+        Self {
+            path: path.into(),
+            mode: 0o755,
+            source: Source::File(file),
+        }
     }
 
     /// A file that everyone may read.
     pub fn bytes(path: &str, bytes: impl Into<Vec<u8>>) -> Self {
-        Self { path: path.into(), mode: 0o644, source: Source::Bytes(bytes.into()) }
+        Self {
+            path: path.into(),
+            mode: 0o644,
+            source: Source::Bytes(bytes.into()),
+        }
     }
 
     fn folder(path: &str, mode: u32) -> Self {
-        Self { path: path.into(), mode, source: Source::Folder }
+        Self {
+            path: path.into(),
+            mode,
+            source: Source::Folder,
+        }
     }
 }
 
@@ -158,11 +171,18 @@ pub struct ImageSpec {
 
 /// Writes the image into the cache, unless one of the same inputs is there; returns the archive's path.
 pub fn write_cached(spec: &ImageSpec) -> Result<PathBuf> {
-    let mut key = Key::new("image").with(WRITER).with(&spec.reference.to_string()).with(&configuration(spec, "").to_string());
+    let mut key = Key::new("image")
+        .with(WRITER)
+        .with(&spec.reference.to_string())
+        .with(&configuration(spec, "").to_string());
     for entry in &spec.entries {
         let contents = match &entry.source {
             Source::File(file) => {
-                let mut hash = Hashing { inner: io::sink(), hash: Sha256::new(), bytes: 0 };
+                let mut hash = Hashing {
+                    inner: io::sink(),
+                    hash: Sha256::new(),
+                    bytes: 0,
+                };
                 copy(file, &mut hash)?;
                 hash.digest()
             }
@@ -172,13 +192,19 @@ pub fn write_cached(spec: &ImageSpec) -> Result<PathBuf> {
         };
         key = key.with(&format!("{} {:o} {contents}", entry.path, entry.mode));
     }
-    Ok(key.get_or_build(|folder| write(spec, &folder.join("image.tar")))?.join("image.tar"))
+    Ok(key
+        .get_or_build(|folder| write(spec, &folder.join("image.tar")))?
+        .join("image.tar"))
 }
 
 /// Writes the image as an OCI archive.
 pub fn write(spec: &ImageSpec, archive: &Path) -> Result<()> {
     let layer_file = tempfile::tempfile().context("failed to create a working file")?;
-    let mut layer = Hashing { inner: io::BufWriter::new(layer_file), hash: Sha256::new(), bytes: 0 };
+    let mut layer = Hashing {
+        inner: io::BufWriter::new(layer_file),
+        hash: Sha256::new(),
+        bytes: 0,
+    };
     write_layer(&spec.entries, &mut layer)?;
     let (layer_digest, layer_bytes) = (layer.digest(), layer.bytes);
     let mut layer_file = layer.inner.into_inner().context("failed to write the layer")?;
@@ -246,9 +272,11 @@ fn write_layer(entries: &[Entry], into: impl Write) -> Result<()> {
                 let mut header = header(contents.metadata()?.len(), entry.mode);
                 tar.append_data(&mut header, &entry.path, contents)
             }),
-            Source::Bytes(bytes) => {
-                tar.append_data(&mut header(bytes.len() as u64, entry.mode), &entry.path, bytes.as_slice())
-            }
+            Source::Bytes(bytes) => tar.append_data(
+                &mut header(bytes.len() as u64, entry.mode),
+                &entry.path,
+                bytes.as_slice(),
+            ),
             Source::Link(target) => {
                 let mut header = header(0, entry.mode);
                 header.set_entry_type(tar::EntryType::Symlink);
@@ -314,7 +342,9 @@ fn copy(file: &Path, mut into: impl Write) -> Result<()> {
     let mut source = File::open(file).with_context(|| format!("failed to open {}", file.display()))?;
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let read = source.read(&mut buffer).with_context(|| format!("failed to read {}", file.display()))?;
+        let read = source
+            .read(&mut buffer)
+            .with_context(|| format!("failed to read {}", file.display()))?;
         if read == 0 {
             return Ok(());
         }
@@ -331,14 +361,20 @@ pub fn busybox() -> Result<(PathBuf, Reference)> {
 /// The container that holds a pod's namespaces: a shell that waits and reaps.
 pub fn sandbox() -> Result<(PathBuf, Reference)> {
     let wait = "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done";
-    let spec = busybox_spec(sandbox_reference(), vec!["/bin/sh".into(), "-c".into(), wait.into()])?;
+    let spec = busybox_spec(
+        sandbox_reference(),
+        vec!["/bin/sh".into(), "-c".into(), wait.into()],
+    )?;
     Ok((write_cached(&spec)?, spec.reference))
 }
 
 fn busybox_spec(reference: &str, entrypoint: Vec<String>) -> Result<ImageSpec> {
     let packages = debian::NODE.root()?;
     let places = ["usr/bin/busybox", "bin/busybox"].map(|path| packages.join(path));
-    let program = places.into_iter().find(|path| path.is_file()).context("the Debian packages lack busybox")?;
+    let program = places
+        .into_iter()
+        .find(|path| path.is_file())
+        .context("the Debian packages lack busybox")?;
     let names = process::output(Command::new(&program).arg("--list"))?;
     let mut entries = vec![
         Entry::folder("bin", 0o755),
@@ -346,7 +382,10 @@ fn busybox_spec(reference: &str, entrypoint: Vec<String>) -> Result<ImageSpec> {
         Entry::folder("etc", 0o755),
         Entry::folder("root", 0o755),
         Entry::executable("bin/busybox", program),
-        Entry::bytes("etc/passwd", "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"),
+        Entry::bytes(
+            "etc/passwd",
+            "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n",
+        ),
     ];
     entries.extend(names.lines().filter(|name| *name != "busybox").map(|name| Entry {
         path: format!("bin/{name}"),
@@ -366,6 +405,7 @@ fn busybox_spec(reference: &str, entrypoint: Vec<String>) -> Result<ImageSpec> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::fs;
 
     use super::*;
 
@@ -378,7 +418,11 @@ mod tests {
             environment: Vec::new(),
             entries: vec![
                 Entry::executable("thing", file.into()),
-                Entry { path: "alias".into(), mode: 0o777, source: Source::Link("thing".into()) },
+                Entry {
+                    path: "alias".into(),
+                    mode: 0o777,
+                    source: Source::Link("thing".into()),
+                },
             ],
         }
     }
@@ -415,7 +459,8 @@ mod tests {
         };
         let index: serde_json::Value = serde_json::from_slice(&files["index.json"]).unwrap();
         assert_eq!(index["manifests"][0]["platform"]["architecture"], "arm64");
-        let manifest: serde_json::Value = serde_json::from_slice(&descriptor(&index["manifests"][0])).unwrap();
+        let manifest: serde_json::Value =
+            serde_json::from_slice(&descriptor(&index["manifests"][0])).unwrap();
         let config: serde_json::Value = serde_json::from_slice(&descriptor(&manifest["config"])).unwrap();
         assert_eq!(config["config"]["User"], "65532:65532");
         assert_eq!(config["rootfs"]["diff_ids"][0], manifest["layers"][0]["digest"]);

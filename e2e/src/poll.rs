@@ -54,6 +54,9 @@ mod tests {
     #[test]
     fn a_timeout_names_the_condition_and_the_last_reason() {
         let error = until::<()>("the sun rising", Duration::ZERO, || bail!("still dark")).unwrap_err();
-        assert_eq!(error.to_string(), "the sun rising did not happen within 0 s: still dark");
+        assert_eq!(
+            error.to_string(),
+            "the sun rising did not happen within 0 s: still dark"
+        );
     }
 }

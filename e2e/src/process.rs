@@ -24,8 +24,17 @@ pub fn output(command: &mut Command) -> Result<String> {
         return Ok(stdout);
     }
     let stderr = String::from_utf8_lossy(&result.stderr);
-    let said = if stderr.trim().is_empty() { stdout.as_str() } else { &stderr };
-    bail!("{} ended with {}\n{}", described(command), result.status, last_lines(said));
+    let said = if stderr.trim().is_empty() {
+        stdout.as_str()
+    } else {
+        &stderr
+    };
+    bail!(
+        "{} ended with {}\n{}",
+        described(command),
+        result.status,
+        last_lines(said)
+    );
 }
 
 /// As [`output`], feeding `input` to the program's standard input.
@@ -37,13 +46,22 @@ pub fn output_with_input(command: &mut Command, input: &str) -> Result<String> {
         .spawn()
         .with_context(|| format!("failed to start {}", described(command)))?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).with_context(|| format!("failed to write to {}", described(command)))?;
+        stdin
+            .write_all(input.as_bytes())
+            .with_context(|| format!("failed to write to {}", described(command)))?;
     }
-    let result = child.wait_with_output().with_context(|| format!("failed to wait for {}", described(command)))?;
+    let result = child
+        .wait_with_output()
+        .with_context(|| format!("failed to wait for {}", described(command)))?;
     if result.status.success() {
         return Ok(String::from_utf8_lossy(&result.stdout).into_owned());
     }
-    bail!("{} ended with {}\n{}", described(command), result.status, last_lines(&String::from_utf8_lossy(&result.stderr)));
+    bail!(
+        "{} ended with {}\n{}",
+        described(command),
+        result.status,
+        last_lines(&String::from_utf8_lossy(&result.stderr))
+    );
 }
 
 /// Runs a long program with its output in a file; an error shows the file's end.
@@ -58,12 +76,19 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    bail!("{} ended with {status}; the end of {}:\n{}", described(command), log.display(), tail(log));
+    bail!(
+        "{} ended with {status}; the end of {}:\n{}",
+        described(command),
+        log.display(),
+        tail(log)
+    );
 }
 
 /// Runs a program whose output the user should see as it comes.
 pub fn run_shown(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("failed to start {}", described(command)))?;
+    let status = command
+        .status()
+        .with_context(|| format!("failed to start {}", described(command)))?;
     if !status.success() {
         bail!("{} ended with {status}", described(command));
     }
@@ -73,12 +98,17 @@ pub fn run_shown(command: &mut Command) -> Result<()> {
 /// Where a program is on `PATH`.
 pub fn find(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
 }
 
 /// The end of a text file, for an error message.
 pub fn tail(file: &Path) -> String {
-    std::fs::read(file).map_or_else(|_| "(no log)".into(), |bytes| last_lines(&String::from_utf8_lossy(&bytes)))
+    std::fs::read(file).map_or_else(
+        |_| "(no log)".into(),
+        |bytes| last_lines(&String::from_utf8_lossy(&bytes)),
+    )
 }
 
 fn last_lines(text: &str) -> String {
@@ -101,13 +131,24 @@ mod tests {
 
     #[test]
     fn a_failure_shows_the_command_and_the_end_of_what_it_said() {
-        let error = output(Command::new("sh").args(["-c", "seq 100 >&2; exit 3"])).unwrap_err().to_string();
-        assert!(error.starts_with("sh -c seq 100 >&2; exit 3 ended with exit status: 3"), "{error}");
-        assert!(error.ends_with("\n99\n100") && !error.contains("\n70\n"), "{error}");
+        let error = output(Command::new("sh").args(["-c", "seq 100 >&2; exit 3"]))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("sh -c seq 100 >&2; exit 3 ended with exit status: 3"),
+            "{error}"
+        );
+        assert!(
+            error.ends_with("\n99\n100") && !error.contains("\n70\n"),
+            "{error}"
+        );
     }
 
     #[test]
     fn input_reaches_the_program() {
-        assert_eq!(output_with_input(&mut Command::new("cat"), "hello").unwrap(), "hello");
+        assert_eq!(
+            output_with_input(&mut Command::new("cat"), "hello").unwrap(),
+            "hello"
+        );
     }
 }

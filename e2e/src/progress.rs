@@ -20,7 +20,9 @@ impl Default for Progress {
 impl Progress {
     /// Starts the clock.
     pub fn new() -> Self {
-        Self { started: Instant::now() }
+        Self {
+            started: Instant::now(),
+        }
     }
 
     /// Prints one line.

@@ -14,14 +14,15 @@ const MOUNT: &str = "/sys/fs/cgroup";
 const EMPTY_WITHIN: Duration = Duration::from_secs(20);
 
 /// Makes the roots, with what the kubelet expects to find in them.
-pub fn create(layout: &Layout) -> Result<()> {
+pub(super) fn create(layout: &Layout) -> Result<()> {
     for hierarchy in hierarchies()? {
         let root = hierarchy.join(layout.cgroup_root().trim_start_matches('/'));
         fs::create_dir_all(&root).with_context(|| format!("failed to create {}", root.display()))?;
         // A new cpuset starts empty, and nothing can run in an empty one.
         for file in ["cpuset.cpus", "cpuset.mems"] {
             if hierarchy.ends_with("cpuset") {
-                let value = fs::read(hierarchy.join(file)).with_context(|| format!("failed to read {file}"))?;
+                let value =
+                    fs::read(hierarchy.join(file)).with_context(|| format!("failed to read {file}"))?;
                 fs::write(root.join(file), value).with_context(|| format!("failed to write {file}"))?;
             }
         }
@@ -37,19 +38,23 @@ pub fn create(layout: &Layout) -> Result<()> {
 }
 
 /// Removes the roots and all below them, which must have no processes left.
-pub fn remove(layout: &Layout) -> Result<()> {
+pub(super) fn remove(layout: &Layout) -> Result<()> {
     for root in existing(layout)? {
         poll::until("the cluster's cgroups becoming empty", EMPTY_WITHIN, || {
-            remove_tree(&root).with_context(|| format!("failed to remove {}", root.display())).map(Some)
+            remove_tree(&root)
+                .with_context(|| format!("failed to remove {}", root.display()))
+                .map(Some)
         })?;
     }
     Ok(())
 }
 
 /// The cluster's roots that exist now.
-pub fn existing(layout: &Layout) -> Result<Vec<PathBuf>> {
+pub(super) fn existing(layout: &Layout) -> Result<Vec<PathBuf>> {
     let name = layout.cgroup_root();
-    let roots = hierarchies()?.into_iter().map(|hierarchy| hierarchy.join(name.trim_start_matches('/')));
+    let roots = hierarchies()?
+        .into_iter()
+        .map(|hierarchy| hierarchy.join(name.trim_start_matches('/')));
     Ok(roots.filter(|root| root.is_dir()).collect())
 }
 

@@ -4,7 +4,7 @@ use super::layout::{API_PORT, Layout, NODE_IP, NODE_NAME, SERVICE_CIDR};
 
 /// A process that `init` starts and restarts.
 #[derive(Debug, Clone)]
-pub struct Component {
+pub(super) struct Component {
     /// Name of the executable in the cluster's `bin` folder, and of its log.
     pub program: &'static str,
     /// Arguments.
@@ -12,17 +12,26 @@ pub struct Component {
 }
 
 /// What has to run before the API server answers.
-pub fn first(layout: &Layout) -> Vec<Component> {
+pub(super) fn first(layout: &Layout) -> Vec<Component> {
     vec![containerd(layout), etcd(layout), api_server(layout)]
 }
 
 /// What needs the API server.
-pub fn second(layout: &Layout) -> Vec<Component> {
-    vec![controller_manager(layout), scheduler(layout), kubelet(layout), kube_proxy(layout), network_policies(layout)]
+pub(super) fn second(layout: &Layout) -> Vec<Component> {
+    vec![
+        controller_manager(layout),
+        scheduler(layout),
+        kubelet(layout),
+        kube_proxy(layout),
+        network_policies(layout),
+    ]
 }
 
 fn containerd(layout: &Layout) -> Component {
-    Component { program: "containerd", arguments: vec!["-c".into(), layout.text("containerd.toml")] }
+    Component {
+        program: "containerd",
+        arguments: vec!["-c".into(), layout.text("containerd.toml")],
+    }
 }
 
 fn etcd(layout: &Layout) -> Component {
@@ -38,7 +47,10 @@ fn etcd(layout: &Layout) -> Component {
         // The cluster is for trying things: its state need not survive a power cut, and fsync is most of its wait.
         "--unsafe-no-fsync".into(),
     ];
-    Component { program: "etcd", arguments }
+    Component {
+        program: "etcd",
+        arguments,
+    }
 }
 
 fn api_server(layout: &Layout) -> Component {
@@ -60,7 +72,10 @@ fn api_server(layout: &Layout) -> Component {
         "--kubelet-preferred-address-types=InternalIP".into(),
         "--service-account-issuer=https://kubernetes.default.svc".into(),
         format!("--service-account-key-file={}", pki("service-accounts.pub")),
-        format!("--service-account-signing-key-file={}", pki("service-accounts.key")),
+        format!(
+            "--service-account-signing-key-file={}",
+            pki("service-accounts.key")
+        ),
         format!("--requestheader-client-ca-file={}", pki("ca.crt")),
         "--requestheader-allowed-names=front-proxy".into(),
         "--requestheader-username-headers=X-Remote-User".into(),
@@ -69,14 +84,20 @@ fn api_server(layout: &Layout) -> Component {
         format!("--proxy-client-cert-file={}", pki("front-proxy.crt")),
         format!("--proxy-client-key-file={}", pki("front-proxy.key")),
     ];
-    Component { program: "kube-apiserver", arguments }
+    Component {
+        program: "kube-apiserver",
+        arguments,
+    }
 }
 
 fn controller_manager(layout: &Layout) -> Component {
     let mut arguments = identity(layout, "controller-manager");
     arguments.extend([
         "--use-service-account-credentials".into(),
-        format!("--service-account-private-key-file={}", layout.text("pki/service-accounts.key")),
+        format!(
+            "--service-account-private-key-file={}",
+            layout.text("pki/service-accounts.key")
+        ),
         format!("--root-ca-file={}", layout.text("pki/ca.crt")),
         format!("--cluster-signing-cert-file={}", layout.text("pki/ca.crt")),
         format!("--cluster-signing-key-file={}", layout.text("pki/ca.key")),
@@ -84,20 +105,30 @@ fn controller_manager(layout: &Layout) -> Component {
         "--leader-elect=false".into(),
         "--enable-hostpath-provisioner".into(),
     ]);
-    Component { program: "kube-controller-manager", arguments }
+    Component {
+        program: "kube-controller-manager",
+        arguments,
+    }
 }
 
 fn scheduler(layout: &Layout) -> Component {
     let mut arguments = identity(layout, "scheduler");
     arguments.push("--leader-elect=false".into());
-    Component { program: "kube-scheduler", arguments }
+    Component {
+        program: "kube-scheduler",
+        arguments,
+    }
 }
 
 fn identity(layout: &Layout, client: &str) -> Vec<String> {
     let file = layout.text(&format!("pki/{client}.conf"));
-    ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"]
-        .map(|flag| format!("--{flag}={file}"))
-        .to_vec()
+    [
+        "kubeconfig",
+        "authentication-kubeconfig",
+        "authorization-kubeconfig",
+    ]
+    .map(|flag| format!("--{flag}={file}"))
+    .to_vec()
 }
 
 fn kubelet(layout: &Layout) -> Component {
@@ -108,11 +139,17 @@ fn kubelet(layout: &Layout) -> Component {
         format!("--hostname-override={NODE_NAME}"),
         format!("--node-ip={NODE_IP}"),
     ];
-    Component { program: "kubelet", arguments }
+    Component {
+        program: "kubelet",
+        arguments,
+    }
 }
 
 fn kube_proxy(layout: &Layout) -> Component {
-    Component { program: "kube-proxy", arguments: vec![format!("--config={}", layout.text("kube-proxy.yaml"))] }
+    Component {
+        program: "kube-proxy",
+        arguments: vec![format!("--config={}", layout.text("kube-proxy.yaml"))],
+    }
 }
 
 fn network_policies(layout: &Layout) -> Component {
@@ -126,5 +163,8 @@ fn network_policies(layout: &Layout) -> Component {
         // Its default ports belong to nothing here, and nothing reads them.
         "--health-port=0".into(),
     ];
-    Component { program: "kube-router", arguments }
+    Component {
+        program: "kube-router",
+        arguments,
+    }
 }

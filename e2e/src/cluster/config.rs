@@ -9,13 +9,13 @@ use serde_json::json;
 use super::layout::{DNS_SERVICE_IP, Layout, NODE_NAME, POD_CIDR};
 
 /// Image of the container that holds a pod's namespaces.
-pub const SANDBOX_IMAGE: &str = "cumulet.local/pause:1";
+pub(super) const SANDBOX_IMAGE: &str = "cumulet.local/pause:1";
 
 /// Where containerd listens, inside and outside the cluster's namespaces alike.
-pub const CONTAINERD_SOCKET: &str = "run/containerd/containerd.sock";
+pub(super) const CONTAINERD_SOCKET: &str = "run/containerd/containerd.sock";
 
 /// Writes every file. `packages` is the root of the unpacked Debian packages.
-pub fn write(layout: &Layout, packages: &Path) -> Result<()> {
+pub(super) fn write(layout: &Layout, packages: &Path) -> Result<()> {
     let put = |name: &str, text: String| {
         let path = layout.at(name);
         fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))

@@ -21,7 +21,7 @@ use crate::{poll, process};
 pub const STARTED: &str = "started";
 
 /// A cold API server on two busy cores takes about ten seconds.
-const API_READY_WITHIN: Duration = Duration::from_secs(180);
+const API_READY_WITHIN: Duration = Duration::from_mins(3);
 
 /// Restarts of one component before init gives it up: enough for a race at the start, not for a crash loop.
 const MAX_RESTARTS: u32 = 30;
@@ -40,13 +40,18 @@ pub fn run(layout: &Layout) -> Result<()> {
     cgroups::create(layout)?;
     volumes::open_to_all(&layout.at("volumes"))?;
 
-    let mut supervisor = Supervisor { layout, running: BTreeMap::new() };
+    let mut supervisor = Supervisor {
+        layout,
+        running: BTreeMap::new(),
+    };
     for component in components::first(layout) {
         supervisor.start(component, 0)?;
     }
     poll::until("the API server becoming ready", API_READY_WITHIN, || {
         let ready = process::output(
-            tool(layout, "kubectl").args(["get", "--raw", "/readyz", "--kubeconfig"]).arg(layout.at("pki/admin.conf")),
+            tool(layout, "kubectl")
+                .args(["get", "--raw", "/readyz", "--kubeconfig"])
+                .arg(layout.at("pki/admin.conf")),
         )?;
         Ok((ready == "ok").then_some(()))
     })?;
@@ -60,12 +65,28 @@ pub fn run(layout: &Layout) -> Result<()> {
 /// A program of the cluster's `bin` folder, with the environment that the unpacked packages need.
 pub fn tool(layout: &Layout, program: &str) -> Command {
     let mut command = Command::new(layout.at("bin").join(program));
-    let libraries = ["packages/usr/lib/x86_64-linux-gnu", "packages/lib/x86_64-linux-gnu",
-        "packages/usr/lib/aarch64-linux-gnu", "packages/lib/aarch64-linux-gnu"];
+    let libraries = [
+        "packages/usr/lib/x86_64-linux-gnu",
+        "packages/lib/x86_64-linux-gnu",
+        "packages/usr/lib/aarch64-linux-gnu",
+        "packages/lib/aarch64-linux-gnu",
+    ];
     command
-        .env("PATH", format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", layout.text("bin")))
-        .env("LD_LIBRARY_PATH", libraries.map(|path| layout.text(path)).join(":"))
-        .env("XTABLES_LIBDIR", libraries.map(|path| layout.text(path) + "/xtables").join(":"))
+        .env(
+            "PATH",
+            format!(
+                "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                layout.text("bin")
+            ),
+        )
+        .env(
+            "LD_LIBRARY_PATH",
+            libraries.map(|path| layout.text(path)).join(":"),
+        )
+        .env(
+            "XTABLES_LIBDIR",
+            libraries.map(|path| layout.text(path) + "/xtables").join(":"),
+        )
         .env("NODE_NAME", NODE_NAME)
         .env_remove("KUBECONFIG");
     command
@@ -79,7 +100,11 @@ fn mounts(layout: &Layout) -> Result<()> {
     bind(&layout.at("run"), Path::new("/run"))?;
     bind(&layout.at("varlog"), Path::new("/var/log"))?;
     // The kubelet sets these for the whole machine. It is shown the values it wants instead.
-    for (setting, value) in [("vm/overcommit_memory", "1"), ("kernel/panic", "10"), ("kernel/panic_on_oops", "1")] {
+    for (setting, value) in [
+        ("vm/overcommit_memory", "1"),
+        ("kernel/panic", "10"),
+        ("kernel/panic_on_oops", "1"),
+    ] {
         let shown = layout.at("sysctl").join(setting.replace('/', "_"));
         fs::write(&shown, value).with_context(|| format!("failed to write {}", shown.display()))?;
         bind(&shown, &Path::new("/proc/sys").join(setting))?;
@@ -104,7 +129,8 @@ fn network(layout: &Layout) -> Result<()> {
         format!("addr add {NODE_IP}/24 dev node0"),
         "route add default dev node0".into(),
     ] {
-        process::output(tool(layout, "ip").args(arguments.split(' '))).context("failed to set up the node's network")?;
+        process::output(tool(layout, "ip").args(arguments.split(' ')))
+            .context("failed to set up the node's network")?;
     }
     for setting in ["ip_forward", "conf/all/route_localnet"] {
         let path = Path::new("/proc/sys/net/ipv4").join(setting);
@@ -150,8 +176,14 @@ impl Supervisor<'_> {
             if !matches!(status, WaitStatus::Exited(..) | WaitStatus::Signaled(..)) {
                 continue;
             }
-            let Some((component, restarts)) = status.pid().and_then(|pid| self.running.remove(&pid)) else { continue };
-            eprintln!("{} ended ({status:?}), restart {}", component.program, restarts + 1);
+            let Some((component, restarts)) = status.pid().and_then(|pid| self.running.remove(&pid)) else {
+                continue;
+            };
+            eprintln!(
+                "{} ended ({status:?}), restart {}",
+                component.program,
+                restarts + 1
+            );
             if restarts < MAX_RESTARTS {
                 std::thread::sleep(RESTART_DELAY);
                 self.start(component, restarts + 1)?;

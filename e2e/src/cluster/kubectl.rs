@@ -20,7 +20,11 @@ pub struct Kubectl {
 impl Kubectl {
     /// A kubectl executable and a kubeconfig.
     pub fn new(program: PathBuf, kubeconfig: PathBuf) -> Self {
-        Self { program, kubeconfig, context: None }
+        Self {
+            program,
+            kubeconfig,
+            context: None,
+        }
     }
 
     /// As [`Self::new`], using a context other than the kubeconfig's current one.
@@ -58,14 +62,20 @@ impl Kubectl {
     /// Applies manifests from text, server-side.
     pub fn apply(&self, manifests: &str) -> Result<String> {
         process::output_with_input(
-            self.command().args(["apply", "--server-side", "--force-conflicts", "--filename", "-"]),
+            self.command()
+                .args(["apply", "--server-side", "--force-conflicts", "--filename", "-"]),
             manifests,
         )
     }
 
     /// An object, or a list of them, as JSON.
     pub fn get<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<Value> {
-        let text = process::output(self.command().arg("get").args(arguments).args(["--output", "json"]))?;
+        let text = process::output(
+            self.command()
+                .arg("get")
+                .args(arguments)
+                .args(["--output", "json"]),
+        )?;
         serde_json::from_str(&text).context("failed to understand what kubectl printed")
     }
 
@@ -87,7 +97,10 @@ impl Kubectl {
 pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<(&'a str, &'a str)> {
     let conditions = object.pointer("/status/conditions")?.as_array()?;
     let found = conditions.iter().find(|condition| condition["type"] == kind)?;
-    Some((found["status"].as_str()?, found["reason"].as_str().unwrap_or_default()))
+    Some((
+        found["status"].as_str()?,
+        found["reason"].as_str().unwrap_or_default(),
+    ))
 }
 
 #[cfg(test)]

@@ -34,7 +34,10 @@ pub struct Layout {
 impl Layout {
     /// A cluster of this name in this folder.
     pub fn new(name: &str, dir: &Path) -> Self {
-        Self { name: name.into(), dir: dir.into() }
+        Self {
+            name: name.into(),
+            dir: dir.into(),
+        }
     }
 
     /// The cluster's name.
@@ -64,7 +67,18 @@ impl Layout {
 
     /// Folders that exist before anything starts.
     pub const FOLDERS: [&str; 13] = [
-        "bin", "pki", "log", "run", "varlog", "etcd", "kubelet", "containerd", "cni/net.d", "cni/data", "plugins",
-        "sysctl", "volumes",
+        "bin",
+        "pki",
+        "log",
+        "run",
+        "varlog",
+        "etcd",
+        "kubelet",
+        "containerd",
+        "cni/net.d",
+        "cni/data",
+        "plugins",
+        "sysctl",
+        "volumes",
     ];
 }

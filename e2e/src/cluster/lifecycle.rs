@@ -18,8 +18,8 @@ use crate::tools::{debian, go};
 use crate::{image, poll, process};
 
 /// API server and controllers on two cores that also compile something.
-const STARTED_WITHIN: Duration = Duration::from_secs(240);
-const NODE_READY_WITHIN: Duration = Duration::from_secs(120);
+const STARTED_WITHIN: Duration = Duration::from_mins(4);
+const NODE_READY_WITHIN: Duration = Duration::from_mins(2);
 /// Where people expect a local API server; another is taken when it is in use.
 const PREFERRED_API_PORT: u16 = 16443;
 
@@ -41,14 +41,19 @@ impl Cluster {
             bail!("a local cluster needs root; hint: use sudo, or an existing cluster with --context");
         }
         let layout = &self.layout;
-        fs::create_dir_all(layout.dir()).with_context(|| format!("failed to create {}", layout.dir().display()))?;
+        fs::create_dir_all(layout.dir())
+            .with_context(|| format!("failed to create {}", layout.dir().display()))?;
         let _lock = lock(layout)?;
         let mut record = Record::load(layout.dir())?.unwrap_or_default();
         if record.is_running() && layout.at(init::STARTED).exists() {
             progress.say(format_args!("cluster {} is up already", layout.name()));
         } else {
             self.stop(&record)?;
-            record = Record { name: layout.name().into(), api_port: record.api_port, ..Record::default() };
+            record = Record {
+                name: layout.name().into(),
+                api_port: record.api_port,
+                ..Record::default()
+            };
             let packages = progress.step("Debian packages", || debian::NODE.root())?;
             let programs = [go::KUBEALL, go::KUBE_ROUTER, go::COREDNS]
                 .map(|tool| progress.step(tool.name, || tool.executable()));
@@ -58,7 +63,7 @@ impl Cluster {
             progress.step("node", || start(layout, reexec, &mut record))?;
         }
         self.open_api(reexec, &mut record)?;
-        for (tar, name) in [image::sandbox(), image::busybox(), addons::dns_image()].map(|built| split(built)) {
+        for (tar, name) in [image::sandbox(), image::busybox(), addons::dns_image()].map(split) {
             progress.step(format_args!("image {name}"), || self.import_image(&tar?))?;
         }
         progress.step("node ready", || self.wait_ready())?;
@@ -78,7 +83,9 @@ impl Cluster {
         let mut record = Record::load(self.layout.dir())?.context("the cluster has no record")?;
         let port = free_port(preferred_port)?;
         let process = start_forward(&self.layout, reexec, name, (port, target), &self.network()?)?;
-        record.others.retain(|other| other.name != name || other.kill().is_err());
+        record
+            .others
+            .retain(|other| other.name != name || other.kill().is_err());
         record.others.push(process);
         record.save(&self.layout)?;
         Ok(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)))
@@ -98,13 +105,23 @@ impl Cluster {
     /// Something is left on the machine; the message lists it.
     pub fn down(&self, keep_state: bool) -> Result<()> {
         let layout = &self.layout;
-        let network = self.network().ok().and_then(|path| fs::metadata(path).ok()).map(|file| file.ino());
+        let network = self
+            .network()
+            .ok()
+            .and_then(|path| fs::metadata(path).ok())
+            .map(|file| file.ino());
         if layout.dir().exists() {
             let _lock = lock(layout)?;
             let record = Record::load(layout.dir())?.unwrap_or_default();
             self.stop(&record)?;
             if keep_state {
-                Record { init: None, launcher: None, others: Vec::new(), ..record }.save(layout)?;
+                Record {
+                    init: None,
+                    launcher: None,
+                    others: Vec::new(),
+                    ..record
+                }
+                .save(layout)?;
             } else {
                 fs::remove_dir_all(layout.dir())
                     .with_context(|| format!("failed to remove {}", layout.dir().display()))?;
@@ -116,7 +133,11 @@ impl Cluster {
         }
         let left = leftovers::find(layout, network)?;
         if !left.is_empty() {
-            bail!("the cluster {} left this behind:\n{}", layout.name(), left.join("\n"));
+            bail!(
+                "the cluster {} left this behind:\n{}",
+                layout.name(),
+                left.join("\n")
+            );
         }
         Ok(())
     }
@@ -137,14 +158,32 @@ impl Cluster {
     /// Makes the API server reachable on 127.0.0.1 and writes the kubeconfig that says where.
     fn open_api(&self, reexec: &Reexec, record: &mut Record) -> Result<()> {
         let name = "api";
-        if !record.others.iter().any(|other| other.name == name && other.is_alive()) {
-            record.api_port = free_port(if record.api_port == 0 { PREFERRED_API_PORT } else { record.api_port })?;
+        if !record
+            .others
+            .iter()
+            .any(|other| other.name == name && other.is_alive())
+        {
+            record.api_port = free_port(if record.api_port == 0 {
+                PREFERRED_API_PORT
+            } else {
+                record.api_port
+            })?;
             let target = SocketAddr::V4(SocketAddrV4::new(NODE_IP, API_PORT));
-            let forward = start_forward(&self.layout, reexec, name, (record.api_port, target), &self.network()?)?;
+            let forward = start_forward(
+                &self.layout,
+                reexec,
+                name,
+                (record.api_port, target),
+                &self.network()?,
+            )?;
             record.others.push(forward);
             record.save(&self.layout)?;
         }
-        let text = pki::kubeconfig(&self.layout, "admin", &format!("https://127.0.0.1:{}", record.api_port))?;
+        let text = pki::kubeconfig(
+            &self.layout,
+            "admin",
+            &format!("https://127.0.0.1:{}", record.api_port),
+        )?;
         let path = self.kubeconfig();
         fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))?;
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
@@ -171,11 +210,16 @@ fn split(built: Result<(PathBuf, Reference)>) -> (Result<PathBuf>, String) {
 
 /// One command at a time changes a cluster.
 fn lock(layout: &Layout) -> Result<Flock<File>> {
-    let path = layout.dir().with_extension("lock");
+    let path = layout.at("lock");
     let file = File::create(&path).with_context(|| format!("failed to create {}", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|(_, errno)| errno)
-        .with_context(|| format!("another command is changing this cluster ({} is locked)", path.display()))
+        .with_context(|| {
+            format!(
+                "another command is changing this cluster ({} is locked)",
+                path.display()
+            )
+        })
 }
 
 fn prepare(layout: &Layout, packages: &Path, [kubeall, kube_router]: [&Path; 2]) -> Result<()> {
@@ -186,9 +230,21 @@ fn prepare(layout: &Layout, packages: &Path, [kubeall, kube_router]: [&Path; 2])
     link(packages, &layout.at("packages"))?;
     let find = |name: &str| {
         let places = ["usr/bin", "usr/sbin", "bin", "sbin"].map(|folder| packages.join(folder).join(name));
-        places.into_iter().find(|path| path.is_file()).with_context(|| format!("the Debian packages lack {name}"))
+        places
+            .into_iter()
+            .find(|path| path.is_file())
+            .with_context(|| format!("the Debian packages lack {name}"))
     };
-    for name in ["containerd", "containerd-shim-runc-v2", "ctr", "etcd", "runc", "conntrack", "ipset", "ip"] {
+    for name in [
+        "containerd",
+        "containerd-shim-runc-v2",
+        "ctr",
+        "etcd",
+        "runc",
+        "conntrack",
+        "ipset",
+        "ip",
+    ] {
         link(&find(name)?, &layout.at("bin").join(name))?;
     }
     let tables = find("xtables-nft-multi")?;
@@ -197,7 +253,14 @@ fn prepare(layout: &Layout, packages: &Path, [kubeall, kube_router]: [&Path; 2])
             link(&tables, &layout.at("bin").join(format!("{family}{command}")))?;
         }
     }
-    for name in ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"] {
+    for name in [
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kubelet",
+        "kube-proxy",
+        "kubectl",
+    ] {
         link(kubeall, &layout.at("bin").join(name))?;
     }
     link(kube_router, &layout.at("bin/kube-router"))?;
@@ -215,7 +278,17 @@ fn start(layout: &Layout, reexec: &Reexec, record: &mut Record) -> Result<()> {
     let log = File::create(&log_path).with_context(|| format!("failed to create {}", log_path.display()))?;
     // A session of its own: the cluster outlives the terminal that started it.
     let mut child = Command::new("setsid")
-        .args(["unshare", "--mount", "--net", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc", "--"])
+        .args([
+            "unshare",
+            "--mount",
+            "--net",
+            "--pid",
+            "--uts",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--",
+        ])
         .arg(&reexec.executable)
         .args(&reexec.init)
         .args(["--name", layout.name(), "--dir"])
@@ -230,19 +303,31 @@ fn start(layout: &Layout, reexec: &Reexec, record: &mut Record) -> Result<()> {
     record.save(layout)?;
     let init = poll::until("the namespaces", Duration::from_secs(10), || {
         let children = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"))?;
-        Ok(children.split_whitespace().next().and_then(|pid| pid.parse().ok()))
+        Ok(children
+            .split_whitespace()
+            .next()
+            .and_then(|pid| pid.parse().ok()))
     })
     .with_context(|| process::tail(&log_path))?;
     record.init = Some(Process::of("init", init)?);
     record.save(layout)?;
     poll::until("the start of the components", STARTED_WITHIN, || {
-        if let Some(status) = child.try_wait().context("failed to look at the cluster's process")? {
+        if let Some(status) = child
+            .try_wait()
+            .context("failed to look at the cluster's process")?
+        {
             return Ok(Some(Err(anyhow::anyhow!("the node ended with {status}"))));
         }
         Ok(layout.at(init::STARTED).exists().then_some(Ok(())))
     })
     .and_then(|outcome| outcome)
-    .with_context(|| format!("failed to start the node; logs are in {}\n{}", layout.text("log"), process::tail(&log_path)))
+    .with_context(|| {
+        format!(
+            "failed to start the node; logs are in {}\n{}",
+            layout.text("log"),
+            process::tail(&log_path)
+        )
+    })
 }
 
 fn start_forward(
@@ -268,9 +353,14 @@ fn start_forward(
     let pid = i32::try_from(child.id()).context("a process id is out of range")?;
     poll::until("the forward's port opening", Duration::from_secs(10), || {
         if let Some(status) = child.try_wait().context("failed to look at the forward")? {
-            return Ok(Some(Err(anyhow::anyhow!("the forward ended with {status}\n{}", process::tail(&log_path)))));
+            return Ok(Some(Err(anyhow::anyhow!(
+                "the forward ended with {status}\n{}",
+                process::tail(&log_path)
+            ))));
         }
-        Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err().then_some(Ok(())))
+        Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .is_err()
+            .then_some(Ok(())))
     })
     .and_then(|outcome| outcome)?;
     Process::of(name, pid)
@@ -281,5 +371,8 @@ fn free_port(preferred: u16) -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, preferred))
         .or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
         .context("failed to find a free port on 127.0.0.1")?;
-    Ok(listener.local_addr().context("failed to read a listening address")?.port())
+    Ok(listener
+        .local_addr()
+        .context("failed to read a listening address")?
+        .port())
 }

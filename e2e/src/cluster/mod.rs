@@ -45,27 +45,44 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster by name, in `$CUMULET_CLUSTER_DIR` or else `/var/lib/cumulet-<name>`.
     pub fn named(name: &str) -> Result<Self> {
-        let plain = !name.is_empty() && name.len() <= 32 && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-');
+        let plain = !name.is_empty()
+            && name.len() <= 32
+            && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-');
         if !plain {
             bail!("a cluster's name has 1 to 32 letters, digits and dashes, unlike {name:?}");
         }
-        let dir = std::env::var_os("CUMULET_CLUSTER_DIR")
-            .map_or_else(|| PathBuf::from(format!("/var/lib/cumulet-{name}")), PathBuf::from);
+        let dir = std::env::var_os("CUMULET_CLUSTER_DIR").map_or_else(
+            || PathBuf::from(format!("/var/lib/cumulet-{name}")),
+            PathBuf::from,
+        );
         if !dir.is_absolute() || dir.display().to_string().contains(char::is_whitespace) {
-            bail!("a cluster's folder is an absolute path without spaces, unlike {}", dir.display());
+            bail!(
+                "a cluster's folder is an absolute path without spaces, unlike {}",
+                dir.display()
+            );
         }
-        Ok(Self { layout: Layout::new(name, &dir) })
+        Ok(Self {
+            layout: Layout::new(name, &dir),
+        })
     }
 
     /// The running cluster in a folder.
     pub fn attach(dir: &Path) -> Result<Self> {
         let Some(record) = Record::load(dir)? else {
-            bail!("there is no cluster in {}; hint: `cargo xtask cluster up`", dir.display());
+            bail!(
+                "there is no cluster in {}; hint: `cargo xtask cluster up`",
+                dir.display()
+            );
         };
         if !record.is_running() {
-            bail!("the cluster in {} is not running; hint: `cargo xtask cluster up`", dir.display());
+            bail!(
+                "the cluster in {} is not running; hint: `cargo xtask cluster up`",
+                dir.display()
+            );
         }
-        Ok(Self { layout: Layout::new(&record.name, dir) })
+        Ok(Self {
+            layout: Layout::new(&record.name, dir),
+        })
     }
 
     /// Paths and addresses.
@@ -95,7 +112,10 @@ impl Cluster {
     /// A command that runs in the cluster's network and otherwise on the machine.
     pub fn command_in_network(&self, program: &Path) -> Result<Command> {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.network()?.display())).arg("--").arg(program);
+        command
+            .arg(format!("--net={}", self.network()?.display()))
+            .arg("--")
+            .arg(program);
         Ok(command)
     }
 
@@ -119,7 +139,11 @@ impl Cluster {
 
     /// What is on the machine because of this cluster. Empty after [`Cluster::down`].
     pub fn leftovers(&self) -> Result<Vec<String>> {
-        let network = self.network().ok().and_then(|path| std::fs::metadata(path).ok()).map(|file| file.ino());
+        let network = self
+            .network()
+            .ok()
+            .and_then(|path| std::fs::metadata(path).ok())
+            .map(|file| file.ino());
         leftovers::find(&self.layout, network)
     }
 }

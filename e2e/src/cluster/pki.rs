@@ -29,7 +29,7 @@ const CLIENTS: [(&str, &str, Option<&str>); 5] = [
 ];
 
 /// Makes keys, certificates and kubeconfigs, unless they are there.
-pub fn ensure(layout: &Layout) -> Result<()> {
+pub(super) fn ensure(layout: &Layout) -> Result<()> {
     if layout.at(COMPLETE).exists() {
         return Ok(());
     }
@@ -53,8 +53,20 @@ pub fn ensure(layout: &Layout) -> Result<()> {
         "kubernetes.default.svc.cluster.local".into(),
     ];
     let node_names = [NODE_IP.to_string(), NODE_NAME.into()];
-    leaf(&authority, &pki, "apiserver", ("kube-apiserver", None), &api_names)?;
-    leaf(&authority, &pki, "apiserver-kubelet", ("apiserver-kubelet-client", Some("system:masters")), &[])?;
+    leaf(
+        &authority,
+        &pki,
+        "apiserver",
+        ("kube-apiserver", None),
+        &api_names,
+    )?;
+    leaf(
+        &authority,
+        &pki,
+        "apiserver-kubelet",
+        ("apiserver-kubelet-client", Some("system:masters")),
+        &[],
+    )?;
     leaf(&authority, &pki, "front-proxy", ("front-proxy", None), &[])?;
     let server = format!("https://{NODE_IP}:{API_PORT}");
     for (file, common_name, organisation) in CLIENTS {
@@ -66,7 +78,7 @@ pub fn ensure(layout: &Layout) -> Result<()> {
 }
 
 /// A kubeconfig for the identity `client` (a file name of the set) and an API server at `server`.
-pub fn kubeconfig(layout: &Layout, client: &str, server: &str) -> Result<String> {
+pub(super) fn kubeconfig(layout: &Layout, client: &str, server: &str) -> Result<String> {
     let read = |name: String| {
         let path = layout.at("pki").join(name);
         fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))
@@ -92,9 +104,15 @@ pub fn kubeconfig(layout: &Layout, client: &str, server: &str) -> Result<String>
 
 fn authority() -> Result<CertifiedIssuer<'static, KeyPair>> {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "cumulet-cluster");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "cumulet-cluster");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     let key = KeyPair::generate().context("failed to make the authority's key")?;
     CertifiedIssuer::self_signed(params, key).context("failed to sign the authority")
 }
@@ -110,12 +128,19 @@ fn leaf(
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
     if let Some(organisation) = organisation {
-        params.distinguished_name.push(DnType::OrganizationName, organisation);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, organisation);
     }
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     let key = KeyPair::generate().with_context(|| format!("failed to make the key of {file}"))?;
-    let certificate = params.signed_by(&key, authority).with_context(|| format!("failed to sign {file}"))?;
+    let certificate = params
+        .signed_by(&key, authority)
+        .with_context(|| format!("failed to sign {file}"))?;
     write(folder, &format!("{file}.crt"), &certificate.pem())?;
     write(folder, &format!("{file}.key"), &key.serialize_pem())
 }

@@ -33,7 +33,11 @@ impl Process {
     /// A process that runs now.
     pub fn of(name: &str, pid: i32) -> Result<Self> {
         let started_ticks = started(pid).with_context(|| format!("process {pid} ({name}) is not running"))?;
-        Ok(Self { name: name.into(), pid, started_ticks })
+        Ok(Self {
+            name: name.into(),
+            pid,
+            started_ticks,
+        })
     }
 
     /// Whether it still runs (a zombie does not).
@@ -48,10 +52,14 @@ impl Process {
         }
         match kill(Pid::from_raw(self.pid), Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
-            Err(errno) => return Err(errno).with_context(|| format!("failed to stop {} ({})", self.name, self.pid)),
+            Err(errno) => {
+                return Err(errno).with_context(|| format!("failed to stop {} ({})", self.name, self.pid));
+            }
         }
-        poll::until("the end of a process", GONE_WITHIN, || Ok((!self.is_alive()).then_some(())))
-            .with_context(|| format!("failed to stop {} ({})", self.name, self.pid))
+        poll::until("the end of a process", GONE_WITHIN, || {
+            Ok((!self.is_alive()).then_some(()))
+        })
+        .with_context(|| format!("failed to stop {} ({})", self.name, self.pid))
     }
 }
 
@@ -61,7 +69,9 @@ fn started(pid: i32) -> Option<u64> {
     // The command's name is in parentheses and may itself hold spaces and parentheses.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let state = *fields.first()?;
-    (state != "Z" && state != "X").then(|| fields.get(19)?.parse().ok()).flatten()
+    (state != "Z" && state != "X")
+        .then(|| fields.get(19)?.parse().ok())
+        .flatten()
 }
 
 /// A cluster's memory.
@@ -89,7 +99,9 @@ impl Record {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("failed to read {}", path.display())),
         };
-        serde_json::from_slice(&text).with_context(|| format!("failed to understand {}", path.display())).map(Some)
+        serde_json::from_slice(&text)
+            .with_context(|| format!("failed to understand {}", path.display()))
+            .map(Some)
     }
 
     /// Writes the record by one rename.
@@ -119,10 +131,16 @@ mod tests {
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         let process = Process::of("sleeper", i32::try_from(child.id()).unwrap()).unwrap();
         assert!(process.is_alive());
-        let stranger = Process { started_ticks: process.started_ticks + 1, ..process.clone() };
+        let stranger = Process {
+            started_ticks: process.started_ticks + 1,
+            ..process.clone()
+        };
         assert!(!stranger.is_alive());
         stranger.kill().unwrap();
-        assert!(process.is_alive(), "killing a stranger must not touch the process that has its id now");
+        assert!(
+            process.is_alive(),
+            "killing a stranger must not touch the process that has its id now"
+        );
         process.kill().unwrap();
         assert!(!process.is_alive());
         child.wait().unwrap();

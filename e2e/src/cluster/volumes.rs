@@ -14,7 +14,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 const OPEN: u32 = 0o777;
 
 /// Opens the volumes in `folder`, and from a thread of its own each one that appears later.
-pub fn open_to_all(folder: &Path) -> Result<()> {
+pub(super) fn open_to_all(folder: &Path) -> Result<()> {
     let watch = Inotify::init(InitFlags::IN_CLOEXEC).context("failed to watch for volumes")?;
     watch
         .add_watch(folder, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)

@@ -32,7 +32,15 @@ pub struct PackageSet {
 pub const NODE: PackageSet = PackageSet {
     name: "node-packages",
     suites: &[
-        ("trixie", &["etcd-server", "containerd", "containernetworking-plugins", "busybox-static"]),
+        (
+            "trixie",
+            &[
+                "etcd-server",
+                "containerd",
+                "containernetworking-plugins",
+                "busybox-static",
+            ],
+        ),
         (
             "bookworm",
             &[
@@ -62,18 +70,30 @@ pub const NODE: PackageSet = PackageSet {
 };
 
 /// Runs foreign binaries, to try an arm64 build on an amd64 machine.
-pub const QEMU: PackageSet = PackageSet { name: "qemu-user", suites: &[("bookworm", &["qemu-user-static"])] };
+pub const QEMU: PackageSet = PackageSet {
+    name: "qemu-user",
+    suites: &[("bookworm", &["qemu-user-static"])],
+};
 
 impl PackageSet {
     /// The unpacked tree's root, downloading it first when it isn't cached.
     pub fn root(&self) -> Result<PathBuf> {
-        let key = self.suites.iter().fold(Key::new(self.name).with(LAYOUT), |key, (suite, packages)| {
-            packages.iter().fold(key.with(suite), |key, package| key.with(package))
-        });
+        let key = self
+            .suites
+            .iter()
+            .fold(Key::new(self.name).with(LAYOUT), |key, (suite, packages)| {
+                packages
+                    .iter()
+                    .fold(key.with(suite), |key, package| key.with(package))
+            });
         key.get_or_build(|folder| {
             for (suite, packages) in self.suites {
-                unpack(suite, packages, folder)
-                    .with_context(|| format!("failed to fetch Debian packages from {suite}: {}", packages.join(" ")))?;
+                unpack(suite, packages, folder).with_context(|| {
+                    format!(
+                        "failed to fetch Debian packages from {suite}: {}",
+                        packages.join(" ")
+                    )
+                })?;
             }
             Ok(())
         })
@@ -82,7 +102,9 @@ impl PackageSet {
 
 fn unpack(suite: &str, packages: &[&str], into: &Path) -> Result<()> {
     let Some(apt) = process::find("apt-get") else {
-        bail!("apt-get is missing; hint: a local cluster needs a Debian machine, or use an existing one with --context");
+        bail!(
+            "apt-get is missing; hint: a local cluster needs a Debian machine, or use an existing one with --context"
+        );
     };
     let work = tempfile::tempdir().context("failed to create a working folder")?;
     let work = work.path();
@@ -90,8 +112,11 @@ fn unpack(suite: &str, packages: &[&str], into: &Path) -> Result<()> {
         fs::create_dir_all(work.join(folder)).context("failed to prepare apt's folders")?;
     }
     fs::write(work.join("status"), "").context("failed to prepare apt's folders")?;
-    fs::write(work.join("sources.list"), format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?))
-        .context("failed to write the package source")?;
+    fs::write(
+        work.join("sources.list"),
+        format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?),
+    )
+    .context("failed to write the package source")?;
     let apt_get = || {
         let mut command = Command::new(&apt);
         let at = |name: &str| work.join(name).display().to_string();
@@ -127,5 +152,7 @@ fn mirror() -> Result<String> {
         .map(str::trim)
         .find(|uri| uri.contains("debian") && !uri.contains("security"))
         .map(str::to_owned)
-        .context("apt knows no Debian archive; hint: a local cluster needs a Debian machine, or use --context")
+        .context(
+            "apt knows no Debian archive; hint: a local cluster needs a Debian machine, or use --context",
+        )
 }

@@ -90,7 +90,10 @@ impl GoTool {
     pub fn executable(&self) -> Result<PathBuf> {
         let folder = self.key()?.get_or_build(|folder| {
             let Some(go) = process::find("go") else {
-                bail!("the Go toolchain is missing, and {} is built with it; hint: install Go 1.25 or newer", self.name);
+                bail!(
+                    "the Go toolchain is missing, and {} is built with it; hint: install Go 1.25 or newer",
+                    self.name
+                );
             };
             let executable = folder.join(self.name);
             process::run_logged(

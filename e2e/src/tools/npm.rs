@@ -21,6 +21,10 @@ pub fn install(folder: &Path) -> Result<()> {
     if process::find("npm").is_none() {
         bail!("npm is missing, and the real JavaScript peers need it; hint: install Node.js 20 or newer");
     }
-    process::output(Command::new("npm").args(["ci", "--no-audit", "--no-fund", "--silent"]).current_dir(folder))?;
+    process::output(
+        Command::new("npm")
+            .args(["ci", "--no-audit", "--no-fund", "--silent"])
+            .current_dir(folder),
+    )?;
     fs::write(folder.join(STAMP), lock).context("failed to note which packages are installed")
 }
