@@ -1,1 +1,14 @@
-//! Hyperswarm: topics to connections.
+//! Hyperswarm: topics to connections (npm `hyperswarm` 4.17).
+//!
+//! A [`Swarm`] has one key pair. Join a topic as client to look for its members, as server to be found; connections of
+//! both kinds come out of [`Swarm::next_connection`], at most one per peer. It has no wire format of its own: it drives
+//! HyperDHT.
+//!
+//! Private by default: a client-only join asks the nodes near the topic and announces nothing; only a join as server (or
+//! [`Swarm::listen`]) makes the key and the topic public.
+
+mod driver;
+
+pub use self::driver::{
+    Connection, Join, Mode, PeerStatus, Swarm, SwarmConfig, SwarmError, SwarmLimits, SwarmStats, Topic,
+};
