@@ -40,23 +40,47 @@ impl Replicator {
 
     /// Asks for a higher fork, a longer tree, or the manifest. Returns whether it asked.
     fn ask_tree(&mut self, id: PeerId, core: &mut impl Replica, now: Instant) -> bool {
-        let Some(peer) = self.peers.get(&id) else { return false };
+        let Some(peer) = self.peers.get(&id) else {
+            return false;
+        };
         let remote = &peer.remote;
         if self.upgrade_in_flight.is_some() {
             return false;
         }
         let (fork, length) = (core.fork(), core.length());
         let manifest = remote.has_manifest && !core.has_manifest();
-        let base = Request { manifest, ..Request::default() };
+        let base = Request {
+            manifest,
+            ..Request::default()
+        };
         if remote.fork > fork && remote.length > 0 {
-            let upgrade = Some(RequestUpgrade { start: 0, length: remote.length });
-            let request = Request { fork: remote.fork, upgrade, ..base };
+            let upgrade = Some(RequestUpgrade {
+                start: 0,
+                length: remote.length,
+            });
+            let request = Request {
+                fork: remote.fork,
+                upgrade,
+                ..base
+            };
             return self.ask(id, request, Asked::Reorganization, now);
         }
         let acknowledged = remote.remote_length == length;
         if remote.fork == fork && remote.can_upgrade && remote.length > length && acknowledged {
-            let upgrade = Some(RequestUpgrade { start: length, length: remote.length - length });
-            return self.ask(id, Request { fork, upgrade, ..base }, Asked::Upgrade, now);
+            let upgrade = Some(RequestUpgrade {
+                start: length,
+                length: remote.length - length,
+            });
+            return self.ask(
+                id,
+                Request {
+                    fork,
+                    upgrade,
+                    ..base
+                },
+                Asked::Upgrade,
+                now,
+            );
         }
         if remote.fork == fork && remote.length == 0 && manifest {
             return self.ask(id, Request { fork, ..base }, Asked::Manifest, now);
@@ -65,9 +89,19 @@ impl Replicator {
     }
 
     fn ask_block(&mut self, id: PeerId, core: &mut impl Replica, now: Instant) -> bool {
-        let Some((index, priority)) = self.choose_block(id, core) else { return false };
-        let block = Some(RequestBlock { index, nodes: core.missing_nodes(index) });
-        let request = Request { fork: core.fork(), block, priority, ..Request::default() };
+        let Some((index, priority)) = self.choose_block(id, core) else {
+            return false;
+        };
+        let block = Some(RequestBlock {
+            index,
+            nodes: core.missing_nodes(index),
+        });
+        let request = Request {
+            fork: core.fork(),
+            block,
+            priority,
+            ..Request::default()
+        };
         self.again.remove(&index);
         self.ask(id, request, Asked::Block(index), now)
     }
@@ -79,7 +113,11 @@ impl Replicator {
             let same_tree = peer.remote.fork == core.fork();
             if same_tree { core.length() } else { 0 }
         };
-        let first = self.urgent.iter().map(|block| (*block, 1)).chain(self.again.iter().map(|block| (*block, 0)));
+        let first = self
+            .urgent
+            .iter()
+            .map(|block| (*block, 1))
+            .chain(self.again.iter().map(|block| (*block, 0)));
         let mut unknown = None;
         for (block, priority) in first {
             if block >= limit || self.blocks_in_flight.contains_key(&block) || core.has(block) {
@@ -109,7 +147,10 @@ impl Replicator {
         let peer = self.peers.get_mut(&id)?;
         let mut block = peer.scanned;
         loop {
-            let wanted = self.wanted.next(core.next_missing(block)).filter(|next| *next < limit);
+            let wanted = self
+                .wanted
+                .next(core.next_missing(block))
+                .filter(|next| *next < limit);
             let Some(next) = wanted else {
                 // Blocks that come to exist later are looked at again when the tree grows.
                 peer.scanned = peer.scanned.max(block.min(limit));
@@ -135,20 +176,38 @@ impl Replicator {
 
     /// Asks a peer what it has around a block, once.
     fn ask_about(&mut self, id: PeerId, block: u64) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         if peer.blocks.asked(block) || block >= peer.remote.length {
             return;
         }
         let (start, forgotten) = peer.blocks.ask(block);
         let length = super::have::WINDOW;
         if let Some(start) = forgotten {
-            self.send(id, Message::Unwant(messages::Unwant { start, length, any: false }));
+            self.send(
+                id,
+                Message::Unwant(messages::Unwant {
+                    start,
+                    length,
+                    any: false,
+                }),
+            );
         }
-        self.send(id, Message::Want(messages::Want { start, length, any: false }));
+        self.send(
+            id,
+            Message::Want(messages::Want {
+                start,
+                length,
+                any: false,
+            }),
+        );
     }
 
     fn ask(&mut self, id: PeerId, mut request: Request, asked: Asked, now: Instant) -> bool {
-        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return false;
+        };
         request.id = self.next_request;
         self.next_request += 1;
         peer.in_flight += 1;
@@ -156,7 +215,15 @@ impl Replicator {
             Asked::Block(index) => drop(self.blocks_in_flight.insert(index, request.id)),
             _ => self.upgrade_in_flight = Some(request.id),
         }
-        self.in_flight.insert(request.id, InFlight { peer: id, sent: now, asked, fork: request.fork });
+        self.in_flight.insert(
+            request.id,
+            InFlight {
+                peer: id,
+                sent: now,
+                asked,
+                fork: request.fork,
+            },
+        );
         self.send(id, Message::Request(request));
         true
     }
@@ -181,11 +248,17 @@ impl Replicator {
     }
 
     pub(super) fn on_no_data(&mut self, id: PeerId, no_data: &NoData) {
-        if self.in_flight.get(&no_data.request).is_none_or(|asked| asked.peer != id) {
+        if self
+            .in_flight
+            .get(&no_data.request)
+            .is_none_or(|asked| asked.peer != id)
+        {
             return;
         }
         let asked = self.give_up(no_data.request).map(|in_flight| in_flight.asked);
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         peer.refusals += 1;
         match asked {
             Some(Asked::Block(index)) => peer.blocks.remove(index..index + 1),
@@ -202,10 +275,16 @@ impl Replicator {
         now: Instant,
     ) -> Result<(), PeerFault> {
         // Late answers to cancelled requests, and pushes, which we never allow.
-        if self.in_flight.get(&data.request).is_none_or(|asked| asked.peer != id) {
+        if self
+            .in_flight
+            .get(&data.request)
+            .is_none_or(|asked| asked.peer != id)
+        {
             return Ok(());
         }
-        let Some(in_flight) = self.give_up(data.request) else { return Ok(()) };
+        let Some(in_flight) = self.give_up(data.request) else {
+            return Ok(());
+        };
         let Data { proof, .. } = data;
         let answers = match in_flight.asked {
             Asked::Block(index) => proof.block.as_ref().is_some_and(|block| block.index == index),
@@ -258,7 +337,11 @@ impl Replicator {
         if let Some((index, bytes)) = applied.block {
             self.urgent.remove(&index);
             self.again.remove(&index);
-            self.events.push_back(Event::BlockStored { index, bytes, from: id });
+            self.events.push_back(Event::BlockStored {
+                index,
+                bytes,
+                from: id,
+            });
             self.announce(&(index..index + 1), core, id);
         }
         let (length, fork) = (core.length(), core.fork());

@@ -55,7 +55,10 @@ impl BlockSet {
 
     /// Whether a block is in the set.
     pub fn contains(&self, block: u64) -> bool {
-        self.intervals.range(..=block).next_back().is_some_and(|(_, &end)| block < end)
+        self.intervals
+            .range(..=block)
+            .next_back()
+            .is_some_and(|(_, &end)| block < end)
     }
 
     /// The first block of the set from `from` on.
@@ -130,15 +133,27 @@ impl PeerBlocks {
 
     /// Remembers that the window of a block is asked about; returns its start, and the window that is forgotten for it.
     pub(super) fn ask(&mut self, block: u64) -> (u64, Option<u64>) {
-        let forgotten = if self.windows.len() == MAX_WINDOWS { self.windows.pop_front() } else { None };
-        self.windows.push_back(Window { index: block / WINDOW, words: Vec::new() });
-        (block / WINDOW * WINDOW, forgotten.map(|window| window.index * WINDOW))
+        let forgotten = if self.windows.len() == MAX_WINDOWS {
+            self.windows.pop_front()
+        } else {
+            None
+        };
+        self.windows.push_back(Window {
+            index: block / WINDOW,
+            words: Vec::new(),
+        });
+        (
+            block / WINDOW * WINDOW,
+            forgotten.map(|window| window.index * WINDOW),
+        )
     }
 
     /// Takes the bits of a Bitfield message, as far as they were asked for.
     pub(super) fn copy_bits(&mut self, start: u64, words: &[u32]) {
         let bits = words.len() as u64 * 32;
-        let Some(end) = start.checked_add(bits).filter(|_| start % 32 == 0) else { return };
+        let Some(end) = start.checked_add(bits).filter(|_| start.is_multiple_of(32)) else {
+            return;
+        };
         self.known.remove(start..end);
         for window in &mut self.windows {
             let from = window.index * WINDOW;
@@ -158,7 +173,9 @@ impl PeerBlocks {
 impl Window {
     fn contains(&self, block: u64) -> bool {
         let bit = block % WINDOW;
-        self.words.get((bit / 32) as usize).is_some_and(|word| word >> (bit % 32) & 1 == 1)
+        self.words
+            .get((bit / 32) as usize)
+            .is_some_and(|word| word >> (bit % 32) & 1 == 1)
     }
 
     fn set_word(&mut self, position: usize, word: u32) {
@@ -208,7 +225,8 @@ const MAX_WANTS: usize = 512;
 
 impl Wants {
     pub(super) fn insert(&mut self, start: u64, length: u64) {
-        let shaped = length.is_power_of_two() && (32..=WINDOW).contains(&length) && start % length == 0;
+        let shaped =
+            length.is_power_of_two() && (32..=WINDOW).contains(&length) && start.is_multiple_of(length);
         if shaped && self.windows.len() < MAX_WANTS {
             self.windows.insert((start, length));
         } else {
@@ -222,7 +240,10 @@ impl Wants {
 
     pub(super) fn cover(&self, range: &Range<u64>) -> bool {
         self.everything
-            || self.windows.iter().any(|(start, length)| *start < range.end && range.start < start + length)
+            || self
+                .windows
+                .iter()
+                .any(|(start, length)| *start < range.end && range.start < start + length)
     }
 }
 

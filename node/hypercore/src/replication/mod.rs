@@ -157,7 +157,14 @@ impl Replicator {
         self.send_sync(id, core);
         let contiguous = core.contiguous_length();
         if contiguous > 0 {
-            self.send(id, Message::Range(messages::Range { drop: false, start: 0, length: contiguous }));
+            self.send(
+                id,
+                Message::Range(messages::Range {
+                    drop: false,
+                    start: 0,
+                    length: contiguous,
+                }),
+            );
         }
         self.schedule(core, now);
     }
@@ -167,8 +174,12 @@ impl Replicator {
         if self.peers.remove(&id).is_none() {
             return;
         }
-        let requests: Vec<u64> =
-            self.in_flight.iter().filter(|(_, asked)| asked.peer == id).map(|(request, _)| *request).collect();
+        let requests: Vec<u64> = self
+            .in_flight
+            .iter()
+            .filter(|(_, asked)| asked.peer == id)
+            .map(|(request, _)| *request)
+            .collect();
         for request in requests {
             self.give_up(request);
         }
@@ -275,7 +286,10 @@ impl Replicator {
 
     /// When [`Replicator::on_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.in_flight.values().map(|asked| asked.sent + REQUEST_TIMEOUT).min()
+        self.in_flight
+            .values()
+            .map(|asked| asked.sent + REQUEST_TIMEOUT)
+            .min()
     }
 
     /// Takes back requests that were not answered in time, and asks others.
@@ -319,7 +333,11 @@ impl Replicator {
     fn send_sync(&mut self, id: PeerId, core: &mut impl Replica) {
         let Some(peer) = self.peers.get(&id) else { return };
         let (fork, length) = (core.fork(), core.length());
-        let remote_length = if peer.remote.fork == fork { peer.remote.length } else { 0 };
+        let remote_length = if peer.remote.fork == fork {
+            peer.remote.length
+        } else {
+            0
+        };
         let can_upgrade = length > remote_length && core.can_prove_from(remote_length);
         let sync = messages::Sync {
             fork,
@@ -335,9 +353,11 @@ impl Replicator {
     }
 
     fn on_sync(&mut self, id: PeerId, sync: &messages::Sync, core: &mut impl Replica) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         let first_or_new = peer.remote.length != sync.length || peer.remote.fork != sync.fork || !peer.synced;
-        peer.remote = sync.clone();
+        peer.remote = *sync;
         peer.synced = true;
         if first_or_new {
             peer.rescan_from(0);

@@ -49,7 +49,10 @@ impl Peer {
 
     /// Whether anything more may be asked of it now.
     pub(super) fn may_ask(&self) -> bool {
-        self.synced && self.in_flight < self.limit && self.refusals < MAX_REFUSALS && self.timeouts < MAX_TIMEOUTS
+        self.synced
+            && self.in_flight < self.limit
+            && self.refusals < MAX_REFUSALS
+            && self.timeouts < MAX_TIMEOUTS
     }
 
     pub(super) fn rescan_from(&mut self, block: u64) {
@@ -70,7 +73,9 @@ impl Peer {
     }
 
     pub(super) fn on_range(&mut self, range: &messages::Range) {
-        let Some(end) = range.start.checked_add(range.length) else { return };
+        let Some(end) = range.start.checked_add(range.length) else {
+            return;
+        };
         if range.drop {
             self.blocks.remove(range.start..end);
         } else {

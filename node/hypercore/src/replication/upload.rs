@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use super::have::WINDOW;
-use super::{ANNOUNCED_TAIL, Event, MAX_INVALID_REQUESTS, PeerFault, PeerId, ProveError, Replica, Replicator};
+use super::{
+    ANNOUNCED_TAIL, Event, MAX_INVALID_REQUESTS, PeerFault, PeerId, ProveError, Replica, Replicator,
+};
 use crate::messages::{self, Message, Request};
 use crate::proof::Proof;
 
@@ -21,11 +23,22 @@ impl Replicator {
     /// The answer to the next request of a peer. The driver asks when the peer's connection has room: that is what
     /// bounds the memory of uploads.
     pub fn next_upload(&mut self, id: PeerId, core: &mut impl Replica) -> Result<Option<Message>, PeerFault> {
-        let Some(peer) = self.peers.get_mut(&id) else { return Err(PeerFault::Unknown) };
-        let Some(request) = peer.uploads.pop_front() else { return Ok(None) };
-        let no_data = |reason| Message::NoData(messages::NoData { request: request.id, reason });
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return Err(PeerFault::Unknown);
+        };
+        let Some(request) = peer.uploads.pop_front() else {
+            return Ok(None);
+        };
+        let no_data = |reason| {
+            Message::NoData(messages::NoData {
+                request: request.id,
+                reason,
+            })
+        };
         if request.fork != core.fork() {
-            return Ok(Some(manifest_only(&request, core).unwrap_or_else(|| no_data(NOT_AVAILABLE))));
+            return Ok(Some(
+                manifest_only(&request, core).unwrap_or_else(|| no_data(NOT_AVAILABLE)),
+            ));
         }
         match core.prove(&request) {
             Ok(proof) => {
@@ -33,11 +46,14 @@ impl Replicator {
                     let (index, bytes) = (block.index, block.value.len() as u64);
                     self.events.push_back(Event::BlockSent { index, bytes, to: id });
                 }
-                Ok(Some(Message::Data(messages::Data { request: request.id, proof })))
+                Ok(Some(Message::Data(messages::Data {
+                    request: request.id,
+                    proof,
+                })))
             }
-            Err(ProveError::NotHere) => {
-                Ok(Some(manifest_only(&request, core).unwrap_or_else(|| no_data(NOT_AVAILABLE))))
-            }
+            Err(ProveError::NotHere) => Ok(Some(
+                manifest_only(&request, core).unwrap_or_else(|| no_data(NOT_AVAILABLE)),
+            )),
             Err(ProveError::Storage(error)) => Err(PeerFault::Storage(error)),
             Err(ProveError::Invalid(_)) => {
                 peer.invalid_requests += 1;
@@ -55,29 +71,55 @@ impl Replicator {
         want: &messages::Want,
         core: &mut impl Replica,
     ) -> Result<(), PeerFault> {
-        let Some(end) = want.start.checked_add(want.length).filter(|_| want.length <= WINDOW) else {
+        let Some(end) = want
+            .start
+            .checked_add(want.length)
+            .filter(|_| want.length <= WINDOW)
+        else {
             return Err(PeerFault::BadRequests);
         };
-        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return Ok(());
+        };
         peer.wants.insert(want.start, want.length);
         let (contiguous, length) = (core.contiguous_length(), core.length());
-        if contiguous > 0 && (contiguous == length || end < contiguous || (want.any && want.start < contiguous)) {
-            self.send(id, Message::Range(messages::Range { drop: false, start: 0, length: contiguous }));
+        if contiguous > 0
+            && (contiguous == length || end < contiguous || (want.any && want.start < contiguous))
+        {
+            self.send(
+                id,
+                Message::Range(messages::Range {
+                    drop: false,
+                    start: 0,
+                    length: contiguous,
+                }),
+            );
             return Ok(());
         }
         let end = end.min(length);
         if want.any {
             if let Some(start) = (want.start..end).find(|block| core.has(*block)) {
-                self.send(id, Message::Range(messages::Range { drop: false, start, length: 1 }));
+                self.send(
+                    id,
+                    Message::Range(messages::Range {
+                        drop: false,
+                        start,
+                        length: 1,
+                    }),
+                );
             }
             return Ok(());
         }
         let start = want.start / 32 * 32;
         if start < end {
             let words = (start..end).step_by(32).map(|first| {
-                (first..(first + 32).min(end)).fold(0, |word, block| word | u32::from(core.has(block)) << (block % 32))
+                (first..(first + 32).min(end))
+                    .fold(0, |word, block| word | u32::from(core.has(block)) << (block % 32))
             });
-            let bitfield = messages::BitfieldMessage { start, words: words.collect() };
+            let bitfield = messages::BitfieldMessage {
+                start,
+                words: words.collect(),
+            };
             self.send(id, Message::Bitfield(bitfield));
         }
         Ok(())
@@ -85,13 +127,21 @@ impl Replicator {
 
     /// Tells every peer but the sender about blocks that arrived.
     pub(super) fn announce(&mut self, blocks: &Range<u64>, core: &impl Replica, except: PeerId) {
-        for id in self.peers.keys().copied().filter(|id| *id != except).collect::<Vec<_>>() {
+        for id in self
+            .peers
+            .keys()
+            .copied()
+            .filter(|id| *id != except)
+            .collect::<Vec<_>>()
+        {
             self.announce_to(id, blocks.clone(), core);
         }
     }
 
     pub(super) fn announce_to(&mut self, id: PeerId, blocks: Range<u64>, core: &impl Replica) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         let length = core.length();
         let range = if core.contiguous_length() == length {
             if peer.told_contiguous == length {
@@ -108,7 +158,14 @@ impl Replicator {
             blocks
         };
         let length = range.end - range.start;
-        self.send(id, Message::Range(messages::Range { drop: false, start: range.start, length }));
+        self.send(
+            id,
+            Message::Range(messages::Range {
+                drop: false,
+                start: range.start,
+                length,
+            }),
+        );
     }
 }
 
@@ -117,7 +174,15 @@ fn manifest_only(request: &Request, core: &mut impl Replica) -> Option<Message> 
     if !request.manifest || !core.has_manifest() {
         return None;
     }
-    let manifest = Request { id: request.id, fork: core.fork(), manifest: true, ..Request::default() };
+    let manifest = Request {
+        id: request.id,
+        fork: core.fork(),
+        manifest: true,
+        ..Request::default()
+    };
     let proof: Proof = core.prove(&manifest).ok()?;
-    Some(Message::Data(messages::Data { request: request.id, proof }))
+    Some(Message::Data(messages::Data {
+        request: request.id,
+        proof,
+    }))
 }
