@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod messages;
 pub mod node;
 pub mod proof;
+pub mod replication;
 pub mod roots;
 pub mod segment;
 pub mod storage;
