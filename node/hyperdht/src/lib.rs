@@ -18,6 +18,7 @@ mod address;
 mod crypto;
 mod entropy;
 mod messages;
+mod node;
 mod driver;
 mod rpc;
 #[cfg(test)]
@@ -30,10 +31,12 @@ use bytes::Bytes;
 pub use self::address::node_id;
 pub use self::crypto::{hash, namespace};
 pub use self::driver::{
-    Announcement, ConnectError, ConnectOptions, Connection, Dht, DhtConfig, FirewallHook, ListenError, ListenOptions,
-    LookupError, Server, SpawnError,
+    Announcement, ConnectError, ConnectOptions, Connection, Dht, DhtConfig, DhtStatus, FirewallHook, ListenError,
+    ListenOptions, LookupError, Search, Server, SpawnError,
 };
 pub use self::entropy::Entropy;
+pub use self::node::NodeCounters;
+pub use self::rpc::RpcCounters;
 pub use self::messages::{Firewall, MutableRecord, NoisePayload, PeerRecord, RelayThrough};
 
 /// 32 bytes: a public key, a hash, a topic, a token.

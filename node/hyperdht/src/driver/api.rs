@@ -102,6 +102,23 @@ pub struct Connection {
     pub is_initiator: bool,
 }
 
+/// What a node knows about itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DhtStatus {
+    /// The first attempt to join the network is over.
+    pub bootstrapped: bool,
+    /// Where everybody can reach us, if that is known.
+    pub remote_address: Option<SocketAddrV4>,
+    /// We believe that strangers can not reach the server port.
+    pub firewalled: bool,
+    /// We store records for others.
+    pub persistent: bool,
+    /// Nodes in the routing table.
+    pub nodes: usize,
+    /// Records and values stored for others.
+    pub stored: usize,
+}
+
 /// What an announcement met.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Announcement {
@@ -124,9 +141,6 @@ pub enum SpawnError {
         #[source]
         source: std::io::Error,
     },
-    /// Not built yet.
-    #[error("failed to start the DHT node: not built yet")]
-    NotBuilt,
 }
 
 /// Why a lookup or an announcement brought nothing.

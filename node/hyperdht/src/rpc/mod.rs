@@ -588,3 +588,6 @@ impl Rpc {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,9 +57,11 @@ impl Rpc {
         self.bootstrap_nodes = nodes;
     }
 
-    /// Joins the network; [`RpcEvent::Bootstrapped`] follows, also when nobody answers. Call once.
+    /// Joins the network; [`RpcEvent::Bootstrapped`] follows, also when nobody answers. May be called again, for as long
+    /// as no node is known.
     pub(crate) fn bootstrap(&mut self, now: Instant) {
-        if matches!(self.bootstrap, Bootstrap::NotStarted) {
+        let again = matches!(self.bootstrap, Bootstrap::Done) && self.table.len() == 0;
+        if again || matches!(self.bootstrap, Bootstrap::NotStarted) {
             self.start_pass(now, 1);
         }
     }
