@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::resolve::resolve;
 use super::{Connection, DhtStatus};
 use crate::messages::PeerRecord;
-use crate::node::{ConnectId, ConnectRequest, Event, Goal, Node, NodeCounters, OperationId, Outcome, Output, ServerId};
+use crate::node::{
+    ConnectId, ConnectRequest, Event, Goal, Node, NodeCounters, OperationId, Outcome, Output, ServerId,
+};
 use crate::{ConnectError, FirewallHook, ListenError, SocketId, Transmit};
 use cumulet_secret_stream::noise::KeyPair;
 
@@ -31,16 +33,28 @@ const KNOWN_NODES: usize = 64;
 
 /// What the handles ask of the task.
 pub(super) enum Command {
-    Connect { request: ConnectRequest, done: oneshot::Sender<Result<Connection, ConnectError>> },
+    Connect {
+        request: ConnectRequest,
+        done: oneshot::Sender<Result<Connection, ConnectError>>,
+    },
     Listen {
         key_pair: KeyPair,
         firewall: Option<FirewallHook>,
         private: bool,
         done: oneshot::Sender<Result<Listening, ListenError>>,
     },
-    Announce { server: ServerId },
-    CloseServer { server: ServerId, done: Option<oneshot::Sender<()>> },
-    Operate { goal: Goal, peers: Option<mpsc::Sender<Vec<PeerRecord>>>, done: oneshot::Sender<Outcome> },
+    Announce {
+        server: ServerId,
+    },
+    CloseServer {
+        server: ServerId,
+        done: Option<oneshot::Sender<()>>,
+    },
+    Operate {
+        goal: Goal,
+        peers: Option<mpsc::Sender<Vec<PeerRecord>>>,
+        done: oneshot::Sender<Outcome>,
+    },
     Counters(oneshot::Sender<NodeCounters>),
     KnownNodes(oneshot::Sender<Vec<SocketAddrV4>>),
     Refresh,
@@ -104,7 +118,11 @@ enum Input {
 }
 
 fn v4(address: SocketAddr) -> Option<SocketAddrV4> {
-    if let SocketAddr::V4(address) = address { Some(address) } else { None }
+    if let SocketAddr::V4(address) = address {
+        Some(address)
+    } else {
+        None
+    }
 }
 
 impl Actor {
@@ -172,9 +190,11 @@ impl Actor {
     fn next_wake(&self) -> Instant {
         let closing = self.closing.as_ref().map(|(deadline, _)| *deadline);
         let resolve = (!self.bootstrap.is_empty() && self.resolving.is_none()).then_some(self.resolve_at);
-        [closing, resolve].into_iter().flatten().min().map_or(self.node.poll_timeout(), |at| {
-            at.min(self.node.poll_timeout())
-        })
+        [closing, resolve]
+            .into_iter()
+            .flatten()
+            .min()
+            .map_or(self.node.poll_timeout(), |at| at.min(self.node.poll_timeout()))
     }
 
     /// False: end at once.
@@ -189,7 +209,11 @@ impl Actor {
             }
             Input::FirstPacket(stream, source) => {
                 if let Some((source, from)) = source.and_then(|s| v4(s.address).map(|from| (s, from))) {
-                    let socket = if source.socket == self.server_socket { SocketId::SERVER } else { SocketId::CLIENT };
+                    let socket = if source.socket == self.server_socket {
+                        SocketId::SERVER
+                    } else {
+                        SocketId::CLIENT
+                    };
                     self.node.handle_stream_packet(now, stream, socket, from);
                 }
             }
@@ -230,8 +254,16 @@ impl Actor {
                 let id = self.node.connect(now, request);
                 self.connects.insert(id, done);
             }
-            Command::Listen { key_pair, firewall, private, done } => {
-                let result = self.node.listen(now, key_pair, firewall, private).map(|id| self.open_server(id));
+            Command::Listen {
+                key_pair,
+                firewall,
+                private,
+                done,
+            } => {
+                let result = self
+                    .node
+                    .listen(now, key_pair, firewall, private)
+                    .map(|id| self.open_server(id));
                 let _ = done.send(result);
             }
             Command::Announce { server } => self.node.announce_server(now, server),
@@ -265,8 +297,19 @@ impl Actor {
     fn open_server(&mut self, id: ServerId) -> Listening {
         let (connections, accepted) = mpsc::channel(ACCEPT_QUEUE);
         let (announced, seen) = watch::channel(None);
-        self.servers.insert(id, ServerEnds { connections, announced, closed: Vec::new() });
-        Listening { id, connections: accepted, announced: seen }
+        self.servers.insert(
+            id,
+            ServerEnds {
+                connections,
+                announced,
+                closed: Vec::new(),
+            },
+        );
+        Listening {
+            id,
+            connections: accepted,
+            announced: seen,
+        }
     }
 
     fn is_closed(&self) -> bool {
@@ -282,9 +325,16 @@ impl Actor {
                     send(socket, transmit).await;
                 }
                 Output::CreateStream(id) => self.create_stream(id),
-                Output::ConnectStream { stream, socket, remote_id, to } => {
+                Output::ConnectStream {
+                    stream,
+                    socket,
+                    remote_id,
+                    to,
+                } => {
                     let result = self.streams.get(&stream).map(|stream| {
-                        stream.control().connect(self.socket(socket), remote_id, to.into())
+                        stream
+                            .control()
+                            .connect(self.socket(socket), remote_id, to.into())
                     });
                     if let Some(Err(error)) = result {
                         tracing::debug!(%error, "stream can not be connected");
@@ -301,14 +351,22 @@ impl Actor {
     }
 
     fn socket(&self, id: SocketId) -> &Socket {
-        if id == SocketId::SERVER { &self.server_socket } else { &self.client_socket }
+        if id == SocketId::SERVER {
+            &self.server_socket
+        } else {
+            &self.client_socket
+        }
     }
 
     fn create_stream(&mut self, id: u32) {
-        match self.endpoint.create_stream(StreamOptions { local_id: Some(id), ..StreamOptions::default() }) {
+        match self.endpoint.create_stream(StreamOptions {
+            local_id: Some(id),
+            ..StreamOptions::default()
+        }) {
             Ok(stream) => {
                 let control = stream.control().clone();
-                self.first_packets.push(Box::pin(async move { (id, control.first_packet().await) }));
+                self.first_packets
+                    .push(Box::pin(async move { (id, control.first_packet().await) }));
                 self.streams.insert(id, stream);
             }
             Err(error) => tracing::debug!(%error, "no stream for a handshake"),
@@ -318,30 +376,53 @@ impl Actor {
     fn connection(&mut self, stream: u32, handshake: HandshakeResult) -> Option<Connection> {
         let stream = self.streams.remove(&stream)?;
         let (remote_public_key, is_initiator) = (handshake.remote_public_key, handshake.is_initiator);
-        Some(Connection { remote_public_key, handshake, stream, is_initiator })
+        Some(Connection {
+            remote_public_key,
+            handshake,
+            stream,
+            is_initiator,
+        })
     }
 
     fn event(&mut self, event: Event) {
         match event {
             Event::Bootstrapped => {}
-            Event::Accepted { server, stream, handshake } => {
-                let Some(connection) = self.connection(stream, handshake) else { return };
+            Event::Accepted {
+                server,
+                stream,
+                handshake,
+            } => {
+                let Some(connection) = self.connection(stream, handshake) else {
+                    return;
+                };
                 let queue = self.servers.get(&server).map(|ends| &ends.connections);
                 if queue.is_none_or(|queue| queue.try_send(connection).is_err()) {
                     tracing::debug!("connection dropped: nobody accepts fast enough");
                 }
             }
-            Event::Announced { server, relay_addresses } => {
+            Event::Announced {
+                server,
+                relay_addresses,
+            } => {
                 if let Some(ends) = self.servers.get(&server) {
                     ends.announced.send_replace(Some(relay_addresses));
                 }
             }
             Event::ServerClosed { server } => {
-                for done in self.servers.remove(&server).into_iter().flat_map(|ends| ends.closed) {
+                for done in self
+                    .servers
+                    .remove(&server)
+                    .into_iter()
+                    .flat_map(|ends| ends.closed)
+                {
                     let _ = done.send(());
                 }
             }
-            Event::Connected { connect, stream, handshake } => {
+            Event::Connected {
+                connect,
+                stream,
+                handshake,
+            } => {
                 let connection = self.connection(stream, handshake).ok_or(ConnectError::Busy);
                 if let Some(done) = self.connects.remove(&connect) {
                     let _ = done.send(connection);
@@ -353,7 +434,11 @@ impl Actor {
                 }
             }
             Event::Peers { operation, peers } => {
-                if let Some(queue) = self.operations.get(&operation).and_then(|ends| ends.peers.as_ref()) {
+                if let Some(queue) = self
+                    .operations
+                    .get(&operation)
+                    .and_then(|ends| ends.peers.as_ref())
+                {
                     let _ = queue.try_send(peers);
                 }
             }
@@ -374,7 +459,8 @@ impl Actor {
             nodes: self.node.table_len(),
             stored: self.node.stored_len(),
         };
-        self.status.send_if_modified(|seen| std::mem::replace(seen, status) != status);
+        self.status
+            .send_if_modified(|seen| std::mem::replace(seen, status) != status);
     }
 }
 

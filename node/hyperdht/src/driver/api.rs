@@ -51,7 +51,13 @@ impl Default for DhtConfig {
 impl DhtConfig {
     /// The bootstrap nodes of the public network.
     pub fn public_bootstrap() -> Vec<String> {
-        ["node1.hyperdht.org:49737", "node2.hyperdht.org:49737", "node3.hyperdht.org:49737"].map(String::from).to_vec()
+        [
+            "node1.hyperdht.org:49737",
+            "node2.hyperdht.org:49737",
+            "node3.hyperdht.org:49737",
+        ]
+        .map(String::from)
+        .to_vec()
     }
 }
 
@@ -66,7 +72,9 @@ pub struct ConnectOptions {
 
 impl fmt::Debug for ConnectOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectOptions").field("relay_addresses", &self.relay_addresses).finish_non_exhaustive()
+        f.debug_struct("ConnectOptions")
+            .field("relay_addresses", &self.relay_addresses)
+            .finish_non_exhaustive()
     }
 }
 
@@ -85,7 +93,9 @@ pub struct ListenOptions {
 
 impl fmt::Debug for ListenOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ListenOptions").field("private", &self.private).finish_non_exhaustive()
+        f.debug_struct("ListenOptions")
+            .field("private", &self.private)
+            .finish_non_exhaustive()
     }
 }
 

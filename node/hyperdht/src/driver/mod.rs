@@ -44,7 +44,9 @@ pub struct Dht {
 
 impl fmt::Debug for Dht {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dht").field("local_address", &self.local_address).finish_non_exhaustive()
+        f.debug_struct("Dht")
+            .field("local_address", &self.local_address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -58,27 +60,45 @@ fn system_entropy() -> Entropy {
 }
 
 fn bind(endpoint: &Endpoint, address: SocketAddrV4) -> Result<(Socket, Datagrams), SpawnError> {
-    endpoint.bind(SocketAddr::V4(address)).map_err(|source| SpawnError::Bind { address, source })
+    endpoint
+        .bind(SocketAddr::V4(address))
+        .map_err(|source| SpawnError::Bind { address, source })
 }
 
 fn bound(socket: &Socket, asked: SocketAddrV4) -> SocketAddrV4 {
-    if let SocketAddr::V4(address) = socket.local_addr() { address } else { asked }
+    if let SocketAddr::V4(address) = socket.local_addr() {
+        address
+    } else {
+        asked
+    }
 }
 
 impl Dht {
     /// Binds both sockets and starts joining the network. All its tasks run on `tasks` and end when `cancel` is cancelled,
     /// after [`Dht::close`] (which also unannounces), or when the last handle is dropped.
-    pub async fn spawn(config: DhtConfig, tasks: &TaskTracker, cancel: CancellationToken) -> Result<Self, SpawnError> {
+    pub async fn spawn(
+        config: DhtConfig,
+        tasks: &TaskTracker,
+        cancel: CancellationToken,
+    ) -> Result<Self, SpawnError> {
         let endpoint = Endpoint::with_system_entropy();
         let asked = SocketAddrV4::new(config.bind, config.port);
         let server = bind(&endpoint, asked)?;
         let client = bind(&endpoint, SocketAddrV4::new(config.bind, 0))?;
         let local_address = bound(&server.0, asked);
-        let local = if config.share_local_addresses { local_addresses(local_address) } else { Vec::new() };
+        let local = if config.share_local_addresses {
+            local_addresses(local_address)
+        } else {
+            Vec::new()
+        };
         let node_config = NodeConfig {
             rpc: RpcConfig {
                 server_port: local_address.port(),
-                firewalled: if config.public_address.is_some() { Some(false) } else { config.firewalled },
+                firewalled: if config.public_address.is_some() {
+                    Some(false)
+                } else {
+                    config.firewalled
+                },
                 ephemeral: config.ephemeral,
                 public_address: config.public_address,
             },
@@ -91,7 +111,11 @@ impl Dht {
         let names = (config.bootstrap, config.known_nodes);
         let (actor, status) = Actor::new(node, endpoint, &sockets, queue, names);
         tasks.spawn(actor.run(sockets, cancel));
-        Ok(Self { commands, status, local_address })
+        Ok(Self {
+            commands,
+            status,
+            local_address,
+        })
     }
 
     /// The local address of the server socket. The host is `0.0.0.0` when bound to all interfaces.
@@ -151,8 +175,15 @@ impl Dht {
     async fn start(&self, goal: Goal) -> Result<Search, LookupError> {
         let (queue, peers) = mpsc::channel(PEER_QUEUE);
         let (done, outcome) = oneshot::channel();
-        let command = Command::Operate { goal, peers: Some(queue), done };
-        self.commands.send(command).await.map_err(|_| LookupError::Closed)?;
+        let command = Command::Operate {
+            goal,
+            peers: Some(queue),
+            done,
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| LookupError::Closed)?;
         Ok(Search { peers, outcome })
     }
 
@@ -175,7 +206,12 @@ impl Dht {
         relay_addresses: Vec<SocketAddrV4>,
     ) -> Result<Search, LookupError> {
         let key = SigningKey::from_bytes(key_pair.seed());
-        self.start(Goal::Announce { topic, key, relay_addresses }).await
+        self.start(Goal::Announce {
+            topic,
+            key,
+            relay_addresses,
+        })
+        .await
     }
 
     /// Announces `key_pair` under `topic` on the up to 20 closest nodes, and returns the peers seen on the way.
@@ -186,9 +222,18 @@ impl Dht {
         relay_addresses: Vec<SocketAddrV4>,
     ) -> Result<Announcement, LookupError> {
         let key = SigningKey::from_bytes(key_pair.seed());
-        let (peers, outcome) = self.operate(Goal::Announce { topic, key, relay_addresses }).await?;
+        let (peers, outcome) = self
+            .operate(Goal::Announce {
+                topic,
+                key,
+                relay_addresses,
+            })
+            .await?;
         stored(&outcome)?;
-        Ok(Announcement { peers, stored: outcome.stored })
+        Ok(Announcement {
+            peers,
+            stored: outcome.stored,
+        })
     }
 
     /// Withdraws an announcement from the nodes that keep it.
@@ -198,7 +243,12 @@ impl Dht {
     }
 
     /// Stores a signed value under the key pair's public key; `seq` must be higher than that of the value it replaces.
-    pub async fn mutable_put(&self, key_pair: &KeyPair, seq: u64, value: &[u8]) -> Result<usize, LookupError> {
+    pub async fn mutable_put(
+        &self,
+        key_pair: &KeyPair,
+        seq: u64,
+        value: &[u8],
+    ) -> Result<usize, LookupError> {
         let value = fitting(value)?;
         let key = SigningKey::from_bytes(key_pair.seed());
         let (_, outcome) = self.operate(Goal::MutablePut { key, seq, value }).await?;
@@ -206,8 +256,16 @@ impl Dht {
     }
 
     /// The newest value stored under a public key, of at least sequence number `seq`. Its signature is verified.
-    pub async fn mutable_get(&self, public_key: Hash, seq: u64) -> Result<Option<MutableRecord>, LookupError> {
-        Ok(self.operate(Goal::MutableGet { public_key, seq }).await?.1.mutable)
+    pub async fn mutable_get(
+        &self,
+        public_key: Hash,
+        seq: u64,
+    ) -> Result<Option<MutableRecord>, LookupError> {
+        Ok(self
+            .operate(Goal::MutableGet { public_key, seq })
+            .await?
+            .1
+            .mutable)
     }
 
     /// Stores a value under its hash, which is returned.
@@ -225,11 +283,25 @@ impl Dht {
 
     /// Connects to the owner of `public_key`. The relay addresses are tried first and at once; one of them may be
     /// the server itself, so two nodes that know each other's address need no DHT.
-    pub async fn connect(&self, public_key: Hash, options: ConnectOptions) -> Result<Connection, ConnectError> {
+    pub async fn connect(
+        &self,
+        public_key: Hash,
+        options: ConnectOptions,
+    ) -> Result<Connection, ConnectError> {
         let (done, connection) = oneshot::channel();
-        let ConnectOptions { key_pair, relay_addresses } = options;
-        let request = ConnectRequest { public_key, key_pair, relay_addresses };
-        self.commands.send(Command::Connect { request, done }).await.map_err(|_| ConnectError::Closed)?;
+        let ConnectOptions {
+            key_pair,
+            relay_addresses,
+        } = options;
+        let request = ConnectRequest {
+            public_key,
+            key_pair,
+            relay_addresses,
+        };
+        self.commands
+            .send(Command::Connect { request, done })
+            .await
+            .map_err(|_| ConnectError::Closed)?;
         connection.await.unwrap_or(Err(ConnectError::Closed))
     }
 
@@ -238,10 +310,27 @@ impl Dht {
     pub async fn listen(&self, key_pair: KeyPair, options: ListenOptions) -> Result<Server, ListenError> {
         let (done, listening) = oneshot::channel();
         let ListenOptions { firewall, private } = options;
-        let command = Command::Listen { key_pair, firewall, private, done };
-        self.commands.send(command).await.map_err(|_| ListenError::Closed)?;
-        let Listening { id, connections, announced } = listening.await.map_err(|_| ListenError::Closed)??;
-        Ok(Server { id, connections, announced, commands: self.commands.clone() })
+        let command = Command::Listen {
+            key_pair,
+            firewall,
+            private,
+            done,
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| ListenError::Closed)?;
+        let Listening {
+            id,
+            connections,
+            announced,
+        } = listening.await.map_err(|_| ListenError::Closed)??;
+        Ok(Server {
+            id,
+            connections,
+            announced,
+            commands: self.commands.clone(),
+        })
     }
 
     /// Withdraws all announcements (for at most 3 s), closes all sockets and streams, and ends all tasks.
@@ -255,7 +344,10 @@ impl Dht {
 
 fn fitting(value: &[u8]) -> Result<Bytes, LookupError> {
     if value.len() > MAX_VALUE {
-        return Err(LookupError::ValueTooLong { length: value.len(), limit: MAX_VALUE });
+        return Err(LookupError::ValueTooLong {
+            length: value.len(),
+            limit: MAX_VALUE,
+        });
     }
     Ok(Bytes::copy_from_slice(value))
 }
@@ -301,7 +393,9 @@ pub struct Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("relay_addresses", &self.relay_addresses()).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("relay_addresses", &self.relay_addresses())
+            .finish_non_exhaustive()
     }
 }
 
@@ -334,7 +428,15 @@ impl Server {
     /// Stops accepting and withdraws the announcement (for at most a few seconds).
     pub async fn close(self) {
         let (done, closed) = oneshot::channel();
-        if self.commands.send(Command::CloseServer { server: self.id, done: Some(done) }).await.is_ok() {
+        if self
+            .commands
+            .send(Command::CloseServer {
+                server: self.id,
+                done: Some(done),
+            })
+            .await
+            .is_ok()
+        {
             let _ = closed.await;
         }
     }
@@ -343,6 +445,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // A full queue leaves the announcement to expire; the connections' receiver is gone in any case.
-        let _ = self.commands.try_send(Command::CloseServer { server: self.id, done: None });
+        let _ = self.commands.try_send(Command::CloseServer {
+            server: self.id,
+            done: None,
+        });
     }
 }

@@ -21,7 +21,13 @@ pub(super) async fn resolve(names: Vec<String>) -> Vec<SocketAddrV4> {
         }
         match tokio::net::lookup_host(&name).await {
             Ok(found) => {
-                let ipv4 = found.filter_map(|address| if let SocketAddr::V4(v4) = address { Some(v4) } else { None });
+                let ipv4 = found.filter_map(|address| {
+                    if let SocketAddr::V4(v4) = address {
+                        Some(v4)
+                    } else {
+                        None
+                    }
+                });
                 addresses.extend(ipv4.take(MAX_PER_NAME));
             }
             Err(error) => tracing::debug!(%name, %error, "bootstrap name does not resolve"),
@@ -41,7 +47,13 @@ pub(super) fn local_addresses(bound: SocketAddrV4) -> Vec<SocketAddrV4> {
     let mut addresses: Vec<SocketAddrV4> = interfaces
         .into_iter()
         .filter(|interface| !interface.is_loopback())
-        .filter_map(|interface| if let std::net::IpAddr::V4(host) = interface.ip() { Some(host) } else { None })
+        .filter_map(|interface| {
+            if let std::net::IpAddr::V4(host) = interface.ip() {
+                Some(host)
+            } else {
+                None
+            }
+        })
         .map(|host| SocketAddrV4::new(host, bound.port()))
         .collect();
     if addresses.is_empty() {

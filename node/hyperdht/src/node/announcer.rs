@@ -29,10 +29,21 @@ enum Phase {
     /// Not announcing: private, or not started.
     Off,
     Finding(QueryId),
-    Committing { pending: usize, relays: Vec<Relay> },
-    Pinging { pending: usize, asked: usize, answered: usize },
-    Waiting { until: Instant },
-    Stopping { pending: usize },
+    Committing {
+        pending: usize,
+        relays: Vec<Relay>,
+    },
+    Pinging {
+        pending: usize,
+        asked: usize,
+        answered: usize,
+    },
+    Waiting {
+        until: Instant,
+    },
+    Stopping {
+        pending: usize,
+    },
 }
 
 /// The announcement of one key.
@@ -79,7 +90,11 @@ impl Announcer {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        if let Phase::Waiting { until } = self.phase { Some(until) } else { None }
+        if let Phase::Waiting { until } = self.phase {
+            Some(until)
+        } else {
+            None
+        }
     }
 
     pub(super) fn is_off(&self) -> bool {
@@ -94,9 +109,14 @@ impl Announcer {
 impl Node {
     /// Starts announcing a server's key, or brings the announcement up to date.
     pub(super) fn start_announcing(&mut self, now: Instant, server: ServerId) {
-        let Some(entry) = self.servers.get_mut(&server) else { return };
+        let Some(entry) = self.servers.get_mut(&server) else {
+            return;
+        };
         let announcer = &mut entry.announcer;
-        let spec = QuerySpec { nodes: announcer.closest.clone(), ..QuerySpec::new(entry.target, command::FIND_PEER) };
+        let spec = QuerySpec {
+            nodes: announcer.closest.clone(),
+            ..QuerySpec::new(entry.target, command::FIND_PEER)
+        };
         let query = self.rpc.query(now, spec);
         announcer.phase = Phase::Finding(query);
         announcer.rounds = 0;
@@ -115,14 +135,18 @@ impl Node {
     }
 
     pub(super) fn on_announce_nodes(&mut self, now: Instant, server: ServerId, closest: Vec<Reply>) {
-        let Some(entry) = self.servers.get_mut(&server) else { return };
+        let Some(entry) = self.servers.get_mut(&server) else {
+            return;
+        };
         let (target, announcer) = (entry.target, &mut entry.announcer);
         announcer.cycles.rotate_left(1);
         announcer.cycles[2].clear();
         announcer.closest = closest.iter().map(|reply| reply.from).collect();
         let mut asks = Vec::new();
         for reply in &closest {
-            let (Some(token), Some(id)) = (reply.token, reply.from_id) else { continue };
+            let (Some(token), Some(id)) = (reply.token, reply.from_id) else {
+                continue;
+            };
             if asks.len() == RELAYS {
                 break;
             }
@@ -133,9 +157,19 @@ impl Node {
                 value: Some(value),
                 ..Ask::new(reply.from, command::ANNOUNCE)
             };
-            asks.push((ask, Purpose::AnnounceCommit { server, node: reply.from, seen_as: reply.to }));
+            asks.push((
+                ask,
+                Purpose::AnnounceCommit {
+                    server,
+                    node: reply.from,
+                    seen_as: reply.to,
+                },
+            ));
         }
-        announcer.phase = Phase::Committing { pending: asks.len(), relays: Vec::new() };
+        announcer.phase = Phase::Committing {
+            pending: asks.len(),
+            relays: Vec::new(),
+        };
         if asks.is_empty() {
             self.finish_announcing(now, server);
         }
@@ -151,12 +185,19 @@ impl Node {
         server: ServerId,
         stored: Option<(SocketAddrV4, SocketAddrV4)>,
     ) {
-        let Some(entry) = self.servers.get_mut(&server) else { return };
+        let Some(entry) = self.servers.get_mut(&server) else {
+            return;
+        };
         let announcer = &mut entry.announcer;
-        let Phase::Committing { pending, relays } = &mut announcer.phase else { return };
+        let Phase::Committing { pending, relays } = &mut announcer.phase else {
+            return;
+        };
         *pending = pending.saturating_sub(1);
         if let Some((relay_address, peer_address)) = stored {
-            relays.push(Relay { relay_address, peer_address });
+            relays.push(Relay {
+                relay_address,
+                peer_address,
+            });
             announcer.cycles[2].push(relay_address);
         }
         if *pending == 0 {
@@ -166,12 +207,23 @@ impl Node {
 
     fn finish_announcing(&mut self, now: Instant, server: ServerId) {
         let own = self.rpc.remote_address().filter(|_| !self.rpc.is_firewalled());
-        let Some(entry) = self.servers.get_mut(&server) else { return };
+        let Some(entry) = self.servers.get_mut(&server) else {
+            return;
+        };
         let (target, announcer) = (entry.target, &mut entry.announcer);
-        let Phase::Committing { relays, .. } = std::mem::replace(&mut announcer.phase, Phase::Off) else { return };
-        announcer.relay_addresses =
-            own.into_iter().chain(relays.iter().map(|relay| relay.relay_address)).take(RELAYS).collect();
-        announcer.failures = if relays.is_empty() { announcer.failures.saturating_add(1) } else { 0 };
+        let Phase::Committing { relays, .. } = std::mem::replace(&mut announcer.phase, Phase::Off) else {
+            return;
+        };
+        announcer.relay_addresses = own
+            .into_iter()
+            .chain(relays.iter().map(|relay| relay.relay_address))
+            .take(RELAYS)
+            .collect();
+        announcer.failures = if relays.is_empty() {
+            announcer.failures.saturating_add(1)
+        } else {
+            0
+        };
         let wait = if relays.is_empty() {
             (RETRY_FIRST * 2_u32.pow(announcer.failures.saturating_sub(1).min(8))).min(RETRY_LAST)
         } else {
@@ -179,18 +231,36 @@ impl Node {
         };
         announcer.relays = relays;
         announcer.phase = Phase::Waiting { until: now + wait };
-        let removed: Vec<_> =
-            announcer.cycles[1].iter().filter(|node| !announcer.cycles[2].contains(node)).copied().collect();
+        let removed: Vec<_> = announcer.cycles[1]
+            .iter()
+            .filter(|node| !announcer.cycles[2].contains(node))
+            .copied()
+            .collect();
         let (key, relay_addresses) = (announcer.key.clone(), announcer.relay_addresses.clone());
         for node in removed {
-            self.unannounce(now, Unannouncing { server, node, target, key: key.clone(), told: false, closing: false });
+            self.unannounce(
+                now,
+                Unannouncing {
+                    server,
+                    node,
+                    target,
+                    key: key.clone(),
+                    told: false,
+                    closing: false,
+                },
+            );
         }
-        self.event(Event::Announced { server, relay_addresses });
+        self.event(Event::Announced {
+            server,
+            relay_addresses,
+        });
     }
 
     /// The pause is over: ping the relays, or announce anew.
     pub(super) fn announcer_timeout(&mut self, now: Instant, server: ServerId) {
-        let Some(entry) = self.servers.get_mut(&server) else { return };
+        let Some(entry) = self.servers.get_mut(&server) else {
+            return;
+        };
         let announcer = &mut entry.announcer;
         let nodes = announcer.cycles[2].clone();
         announcer.rounds += 1;
@@ -198,7 +268,11 @@ impl Node {
             self.start_announcing(now, server);
             return;
         }
-        announcer.phase = Phase::Pinging { pending: nodes.len(), asked: nodes.len(), answered: 0 };
+        announcer.phase = Phase::Pinging {
+            pending: nodes.len(),
+            asked: nodes.len(),
+            answered: 0,
+        };
         for node in nodes {
             let request = self.rpc.request(now, Ask::ping(node));
             self.requests.insert(request, Purpose::AnnouncePing { server });
@@ -206,8 +280,17 @@ impl Node {
     }
 
     pub(super) fn on_announce_ping(&mut self, now: Instant, server: ServerId, alive: bool) {
-        let Some(entry) = self.servers.get_mut(&server) else { return };
-        let Phase::Pinging { pending, asked, answered } = &mut entry.announcer.phase else { return };
+        let Some(entry) = self.servers.get_mut(&server) else {
+            return;
+        };
+        let Phase::Pinging {
+            pending,
+            asked,
+            answered,
+        } = &mut entry.announcer.phase
+        else {
+            return;
+        };
         *pending = pending.saturating_sub(1);
         *answered += usize::from(alive);
         if *pending > 0 {
@@ -216,13 +299,17 @@ impl Node {
         if *answered < (*asked).min(RELAYS) {
             self.start_announcing(now, server);
         } else {
-            entry.announcer.phase = Phase::Waiting { until: now + PING_EVERY };
+            entry.announcer.phase = Phase::Waiting {
+                until: now + PING_EVERY,
+            };
         }
     }
 
     /// Withdraws the announcement everywhere; [`Event::ServerClosed`] follows.
     pub(super) fn stop_announcing(&mut self, now: Instant, server: ServerId) {
-        let Some(entry) = self.servers.get_mut(&server) else { return };
+        let Some(entry) = self.servers.get_mut(&server) else {
+            return;
+        };
         let (target, announcer) = (entry.target, &mut entry.announcer);
         if let Phase::Finding(query) = announcer.phase {
             self.rpc.cancel_query(query);
@@ -237,18 +324,33 @@ impl Node {
             self.forget_server(server);
         }
         for node in nodes {
-            self.unannounce(now, Unannouncing { server, node, target, key: key.clone(), told: false, closing: true });
+            self.unannounce(
+                now,
+                Unannouncing {
+                    server,
+                    node,
+                    target,
+                    key: key.clone(),
+                    told: false,
+                    closing: true,
+                },
+            );
         }
     }
 
     fn unannounce(&mut self, now: Instant, step: Unannouncing) {
-        let ask = Ask { target: Some(step.target), ..Ask::new(step.node, command::FIND_PEER) };
+        let ask = Ask {
+            target: Some(step.target),
+            ..Ask::new(step.node, command::FIND_PEER)
+        };
         let request = self.rpc.request(now, ask);
         self.requests.insert(request, Purpose::Unannounce(step));
     }
 
     pub(super) fn on_unannounce(&mut self, now: Instant, step: Unannouncing, reply: Option<Reply>) {
-        let token = reply.filter(|reply| reply.value.is_some()).and_then(|reply| reply.token.zip(reply.from_id));
+        let token = reply
+            .filter(|reply| reply.value.is_some())
+            .and_then(|reply| reply.token.zip(reply.from_id));
         if let (false, Some((token, id))) = (step.told, token) {
             let value = sign_announce(&step.key, false, &step.target, (&id, &token), &[]).encode();
             let ask = Ask {
@@ -258,10 +360,13 @@ impl Node {
                 ..Ask::new(step.node, command::UNANNOUNCE)
             };
             let request = self.rpc.request(now, ask);
-            self.requests.insert(request, Purpose::Unannounce(Unannouncing { told: true, ..step }));
+            self.requests
+                .insert(request, Purpose::Unannounce(Unannouncing { told: true, ..step }));
             return;
         }
-        let Some(entry) = self.servers.get_mut(&step.server) else { return };
+        let Some(entry) = self.servers.get_mut(&step.server) else {
+            return;
+        };
         if let Phase::Stopping { pending } = &mut entry.announcer.phase
             && step.closing
         {

@@ -75,13 +75,22 @@ pub(super) struct Connect {
 
 impl Connect {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        if let Phase::Passive { until } = self.phase { Some(until) } else { None }
+        if let Phase::Passive { until } = self.phase {
+            Some(until)
+        } else {
+            None
+        }
     }
 
     /// The handshake as it stands after our first message. Made anew for each reply: garbage from one relay must not
     /// spoil the reply of another.
     fn handshake(&self) -> Handshake {
-        Handshake::ik_initiator(self.key_pair.clone(), self.ephemeral_seed, self.public_key, &prologue())
+        Handshake::ik_initiator(
+            self.key_pair.clone(),
+            self.ephemeral_seed,
+            self.public_key,
+            &prologue(),
+        )
     }
 }
 
@@ -90,7 +99,10 @@ impl Node {
     pub(crate) fn connect(&mut self, now: Instant, request: ConnectRequest) -> ConnectId {
         let connect = ConnectId(self.fresh_id());
         if self.connects.len() >= MAX_CONNECTS {
-            self.event(Event::ConnectFailed { connect, error: ConnectError::Busy });
+            self.event(Event::ConnectFailed {
+                connect,
+                error: ConnectError::Busy,
+            });
             return connect;
         }
         let target = hash(&[&request.public_key]);
@@ -132,15 +144,23 @@ impl Node {
     }
 
     fn search(&mut self, now: Instant, connect: ConnectId, nodes: Vec<SocketAddrV4>) {
-        let Some(entry) = self.connects.get_mut(&connect) else { return };
-        let spec = QuerySpec { nodes, retries: 3, ..QuerySpec::new(entry.target, command::FIND_PEER) };
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
+        let spec = QuerySpec {
+            nodes,
+            retries: 3,
+            ..QuerySpec::new(entry.target, command::FIND_PEER)
+        };
         let query = self.rpc.query(now, spec);
         entry.query = Some(query);
         self.queries.insert(query, QueryPurpose::Connect(connect));
     }
 
     pub(super) fn on_route_found(&mut self, now: Instant, connect: ConnectId, reply: &Reply) {
-        let Some(entry) = self.connects.get_mut(&connect) else { return };
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
         let record = reply.value.as_deref().map(messages::PeerRecord::decode);
         if !matches!(record, Some(Ok(record)) if record.public_key == entry.public_key) {
             return;
@@ -164,12 +184,16 @@ impl Node {
     fn ask_relays(&mut self, now: Instant, connect: ConnectId) {
         let remote_address = self.remote_address();
         let addresses4 = self.own_addresses();
-        let Some(entry) = self.connects.get_mut(&connect) else { return };
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
         if entry.established.is_some() {
             return;
         }
         while entry.asking.len() < PARALLEL && entry.tried.len() < MAX_RELAYS {
-            let Some(relay) = entry.waiting.pop_front() else { break };
+            let Some(relay) = entry.waiting.pop_front() else {
+                break;
+            };
             if !entry.tried.insert(relay) {
                 continue;
             }
@@ -177,14 +201,24 @@ impl Node {
                 entry.open = remote_address.is_some();
                 let payload = NoisePayload {
                     version: 1,
-                    firewall: if entry.open { Firewall::Open } else { Firewall::Unknown },
+                    firewall: if entry.open {
+                        Firewall::Open
+                    } else {
+                        Firewall::Unknown
+                    },
                     addresses4: addresses4.clone(),
-                    udx: Some(Udx { reusable_socket: false, id: entry.stream, seq: 0 }),
+                    udx: Some(Udx {
+                        reusable_socket: false,
+                        id: entry.stream,
+                        seq: 0,
+                    }),
                     secret_stream: true,
                     ..NoisePayload::default()
                 }
                 .encode();
-                let Ok(noise) = entry.handshake().write(&payload) else { return };
+                let Ok(noise) = entry.handshake().write(&payload) else {
+                    return;
+                };
                 entry.first = Some((payload, noise.into()));
             }
             let noise = entry.first.as_ref().map(|(_, noise)| noise.clone());
@@ -201,12 +235,20 @@ impl Node {
             };
             let request = self.rpc.request(now, ask);
             entry.asking.insert(request, relay);
-            self.requests.insert(request, Purpose::Handshake { connect, asked: relay });
+            self.requests.insert(
+                request,
+                Purpose::Handshake {
+                    connect,
+                    asked: relay,
+                },
+            );
         }
     }
 
     fn check_exhausted(&mut self, now: Instant, connect: ConnectId) {
-        let Some(entry) = self.connects.get_mut(&connect) else { return };
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
         let busy = entry.query.is_some() || !entry.asking.is_empty() || !entry.waiting.is_empty();
         if busy || entry.established.is_some() {
             return;
@@ -218,7 +260,11 @@ impl Node {
             self.search(now, connect, Vec::new());
             return;
         }
-        let error = if entry.found { ConnectError::PeerUnreachable } else { ConnectError::PeerNotFound };
+        let error = if entry.found {
+            ConnectError::PeerUnreachable
+        } else {
+            ConnectError::PeerNotFound
+        };
         self.fail_connect(connect, error);
     }
 
@@ -229,12 +275,16 @@ impl Node {
         asked: SocketAddrV4,
         reply: Option<Reply>,
     ) {
-        let Some(entry) = self.connects.get_mut(&connect) else { return };
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
         entry.asking.retain(|_, relay| *relay != asked);
         if entry.established.is_some() {
             return;
         }
-        let handshake = reply.as_ref().and_then(|reply| messages::Handshake::decode(reply.value.as_deref()?).ok());
+        let handshake = reply
+            .as_ref()
+            .and_then(|reply| messages::Handshake::decode(reply.value.as_deref()?).ok());
         let handshake = handshake.filter(|message| message.mode == mode::REPLY);
         let noise = handshake.as_ref().and_then(|message| message.noise.as_ref());
         let opened = noise.and_then(|noise| Self::open_reply(entry, noise));
@@ -245,7 +295,9 @@ impl Node {
         };
         let refusal = match (payload.version, payload.error, payload.udx) {
             (1, error_code::NONE, Some(_)) => None,
-            (1, error_code::NONE, None) => Some(ConnectError::Refused { code: error_code::NONE }),
+            (1, error_code::NONE, None) => Some(ConnectError::Refused {
+                code: error_code::NONE,
+            }),
             (1, code, _) => Some(ConnectError::Refused { code }),
             (version, ..) => Some(ConnectError::Incompatible { version }),
         };
@@ -254,7 +306,11 @@ impl Node {
             return;
         }
         let remote_id = payload.udx.map_or(0, |udx| udx.id);
-        entry.established = Some(Established { result, payload, remote_id });
+        entry.established = Some(Established {
+            result,
+            payload,
+            remote_id,
+        });
         let query = entry.query.take();
         let requests: Vec<RequestId> = entry.asking.drain().map(|(request, _)| request).collect();
         self.stop_asking(query, requests);
@@ -291,8 +347,12 @@ impl Node {
         server_address: SocketAddrV4,
     ) {
         let socket = self.rpc.socket();
-        let Some(entry) = self.connects.get_mut(&connect) else { return };
-        let Some(established) = &entry.established else { return };
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
+        let Some(established) = &entry.established else {
+            return;
+        };
         if let Some((socket, address)) = entry.heard {
             self.finish_connect(now, connect, socket, address);
             return;
@@ -303,31 +363,51 @@ impl Node {
             return;
         }
         let payload = &established.payload;
-        let punchable = payload.holepunch.as_ref().is_some_and(|holepunch| !holepunch.relays.is_empty());
+        let punchable = payload
+            .holepunch
+            .as_ref()
+            .is_some_and(|holepunch| !holepunch.relays.is_empty());
         if payload.firewall == Firewall::Open || !punchable {
-            let public = payload.addresses4.iter().find(|address| !is_bogon(*address.ip())).copied();
+            let public = payload
+                .addresses4
+                .iter()
+                .find(|address| !is_bogon(*address.ip()))
+                .copied();
             self.finish_connect(now, connect, socket, public.unwrap_or(server_address));
             return;
         }
         if entry.open {
-            entry.phase = Phase::Passive { until: now + PASSIVE_WAIT };
+            entry.phase = Phase::Passive {
+                until: now + PASSIVE_WAIT,
+            };
             return;
         }
-        let local: Vec<_> =
-            payload.addresses4.iter().filter(|address| !is_reserved(*address.ip())).copied().collect();
+        let local: Vec<_> = payload
+            .addresses4
+            .iter()
+            .filter(|address| !is_reserved(*address.ip()))
+            .copied()
+            .collect();
         if Self::same_host(reply.to, server_address)
             && let Some(first) = local.first().copied()
         {
             entry.phase = Phase::Lan;
             let address = match_local(&self.config.local_addresses, &local).unwrap_or(first);
             let request = self.rpc.request(now, Ask::ping(address));
-            self.requests.insert(request, Purpose::LanPing { connect, address });
+            self.requests
+                .insert(request, Purpose::LanPing { connect, address });
             return;
         }
         self.fail_connect(connect, ConnectError::CannotHolepunch);
     }
 
-    pub(super) fn on_lan_pong(&mut self, now: Instant, connect: ConnectId, address: SocketAddrV4, alive: bool) {
+    pub(super) fn on_lan_pong(
+        &mut self,
+        now: Instant,
+        connect: ConnectId,
+        address: SocketAddrV4,
+        alive: bool,
+    ) {
         if alive {
             self.finish_connect(now, connect, SocketId::SERVER, address);
         } else {
@@ -343,7 +423,9 @@ impl Node {
         socket: SocketId,
         from: SocketAddrV4,
     ) {
-        let Some(entry) = self.connects.get_mut(&connect) else { return };
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
         if entry.established.is_some() {
             self.finish_connect(now, connect, socket, from);
         } else {
@@ -366,18 +448,38 @@ impl Node {
     }
 
     fn finish_connect(&mut self, now: Instant, connect: ConnectId, socket: SocketId, to: SocketAddrV4) {
-        let Some(entry) = self.take_connect(connect, false) else { return };
-        let Some(Established { result, payload, remote_id }) = entry.established else { return };
+        let Some(entry) = self.take_connect(connect, false) else {
+            return;
+        };
+        let Some(Established {
+            result,
+            payload,
+            remote_id,
+        }) = entry.established
+        else {
+            return;
+        };
         let routes = payload.relay_addresses.filter(|addresses| !addresses.is_empty());
         let routes = routes.unwrap_or_else(|| entry.tried.iter().take(PARALLEL).copied().collect());
         self.known_routes.insert(now, entry.public_key, routes);
         self.counters.connected += 1;
-        self.outputs.push_back(Output::ConnectStream { stream: entry.stream, socket, remote_id, to });
-        self.event(Event::Connected { connect, stream: entry.stream, handshake: result });
+        self.outputs.push_back(Output::ConnectStream {
+            stream: entry.stream,
+            socket,
+            remote_id,
+            to,
+        });
+        self.event(Event::Connected {
+            connect,
+            stream: entry.stream,
+            handshake: result,
+        });
     }
 
     fn fail_connect(&mut self, connect: ConnectId, error: ConnectError) {
-        let Some(entry) = self.take_connect(connect, true) else { return };
+        let Some(entry) = self.take_connect(connect, true) else {
+            return;
+        };
         self.known_routes.remove(&entry.public_key);
         self.counters.connect_failures += 1;
         self.event(Event::ConnectFailed { connect, error });

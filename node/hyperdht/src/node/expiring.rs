@@ -16,7 +16,13 @@ pub(super) struct Expiring<K, V> {
 
 impl<K: Hash + Eq + Clone, V> Expiring<K, V> {
     pub(super) fn new(max_len: usize, max_age: Duration) -> Self {
-        Self { entries: HashMap::new(), order: VecDeque::new(), next: 0, max_len, max_age }
+        Self {
+            entries: HashMap::new(),
+            order: VecDeque::new(),
+            next: 0,
+            max_len,
+            max_age,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -34,13 +40,16 @@ impl<K: Hash + Eq + Clone, V> Expiring<K, V> {
         self.order.push_back((now, self.next, key));
         let mut gone = self.expire(now);
         while self.entries.len() > self.max_len {
-            let Some((_, number, key)) = self.order.pop_front() else { break };
+            let Some((_, number, key)) = self.order.pop_front() else {
+                break;
+            };
             gone.extend(self.remove_if(number, key));
         }
         // A key renewed again and again leaves old places behind: sweep them before they outnumber the entries.
         if self.order.len() > 2 * self.entries.len() + 16 {
             let entries = &self.entries;
-            self.order.retain(|(_, number, key)| entries.get(key).is_some_and(|(_, last)| last == number));
+            self.order
+                .retain(|(_, number, key)| entries.get(key).is_some_and(|(_, last)| last == number));
         }
         gone
     }
@@ -60,8 +69,14 @@ impl<K: Hash + Eq + Clone, V> Expiring<K, V> {
     /// Drops what is too old; returns the keys.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<K> {
         let mut gone = Vec::new();
-        while self.order.front().is_some_and(|(at, ..)| now.saturating_duration_since(*at) >= self.max_age) {
-            let Some((_, number, key)) = self.order.pop_front() else { break };
+        while self
+            .order
+            .front()
+            .is_some_and(|(at, ..)| now.saturating_duration_since(*at) >= self.max_age)
+        {
+            let Some((_, number, key)) = self.order.pop_front() else {
+                break;
+            };
             gone.extend(self.remove_if(number, key));
         }
         gone

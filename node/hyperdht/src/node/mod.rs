@@ -78,7 +78,12 @@ pub(crate) enum Output {
     Transmit(Transmit),
     /// Register a UDX stream under this local id; report its first packet.
     CreateStream(u32),
-    ConnectStream { stream: u32, socket: SocketId, remote_id: u32, to: SocketAddrV4 },
+    ConnectStream {
+        stream: u32,
+        socket: SocketId,
+        remote_id: u32,
+        to: SocketAddrV4,
+    },
     DestroyStream(u32),
     Event(Event),
 }
@@ -88,16 +93,38 @@ pub(crate) enum Output {
 pub(crate) enum Event {
     Bootstrapped,
     /// A client connected; the stream is connected already.
-    Accepted { server: ServerId, stream: u32, handshake: HandshakeResult },
+    Accepted {
+        server: ServerId,
+        stream: u32,
+        handshake: HandshakeResult,
+    },
     /// The key's announcement was brought up to date (or could not be); where it is reachable.
-    Announced { server: ServerId, relay_addresses: Vec<SocketAddrV4> },
+    Announced {
+        server: ServerId,
+        relay_addresses: Vec<SocketAddrV4>,
+    },
     /// The announcement is withdrawn; the server is gone.
-    ServerClosed { server: ServerId },
-    Connected { connect: ConnectId, stream: u32, handshake: HandshakeResult },
-    ConnectFailed { connect: ConnectId, error: ConnectError },
+    ServerClosed {
+        server: ServerId,
+    },
+    Connected {
+        connect: ConnectId,
+        stream: u32,
+        handshake: HandshakeResult,
+    },
+    ConnectFailed {
+        connect: ConnectId,
+        error: ConnectError,
+    },
     /// Peers found by a lookup or an announcement, as they come.
-    Peers { operation: OperationId, peers: Vec<PeerRecord> },
-    Finished { operation: OperationId, outcome: Outcome },
+    Peers {
+        operation: OperationId,
+        peers: Vec<PeerRecord>,
+    },
+    Finished {
+        operation: OperationId,
+        outcome: Outcome,
+    },
 }
 
 /// Whose a stream is, until it is connected.
@@ -110,12 +137,24 @@ enum StreamOwner {
 /// Why a request was sent.
 #[derive(Debug, Clone)]
 enum Purpose {
-    AnnounceCommit { server: ServerId, node: SocketAddrV4, seen_as: SocketAddrV4 },
-    AnnouncePing { server: ServerId },
+    AnnounceCommit {
+        server: ServerId,
+        node: SocketAddrV4,
+        seen_as: SocketAddrV4,
+    },
+    AnnouncePing {
+        server: ServerId,
+    },
     Unannounce(Unannouncing),
     Operation(OperationId),
-    Handshake { connect: ConnectId, asked: SocketAddrV4 },
-    LanPing { connect: ConnectId, address: SocketAddrV4 },
+    Handshake {
+        connect: ConnectId,
+        asked: SocketAddrV4,
+    },
+    LanPing {
+        connect: ConnectId,
+        address: SocketAddrV4,
+    },
 }
 
 /// Why a query was started.
@@ -213,7 +252,10 @@ impl Node {
     // ---- state that others ask about ----
 
     pub(crate) fn counters(&self) -> NodeCounters {
-        NodeCounters { rpc: self.rpc.counters(), ..self.counters }
+        NodeCounters {
+            rpc: self.rpc.counters(),
+            ..self.counters
+        }
     }
 
     pub(crate) fn remote_address(&self) -> Option<SocketAddrV4> {
@@ -269,7 +311,13 @@ impl Node {
 
     // ---- in and out ----
 
-    pub(crate) fn handle_datagram(&mut self, now: Instant, socket: SocketId, from: SocketAddrV4, data: &[u8]) {
+    pub(crate) fn handle_datagram(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        from: SocketAddrV4,
+        data: &[u8],
+    ) {
         if data.len() < 2 {
             return;
         }
@@ -278,7 +326,13 @@ impl Node {
     }
 
     /// The first packet of a stream that is not connected yet.
-    pub(crate) fn handle_stream_packet(&mut self, now: Instant, stream: u32, socket: SocketId, from: SocketAddrV4) {
+    pub(crate) fn handle_stream_packet(
+        &mut self,
+        now: Instant,
+        stream: u32,
+        socket: SocketId,
+        from: SocketAddrV4,
+    ) {
         match self.streams.get(&stream).copied() {
             Some(StreamOwner::Slot { server, slot }) => self.adopt(now, server, slot, socket, from),
             Some(StreamOwner::Connect(connect)) => self.on_connect_heard(now, connect, socket, from),
@@ -309,7 +363,9 @@ impl Node {
 
     /// The next thing to do. Orders about streams come before the datagrams that depend on them.
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front().or_else(|| self.rpc.poll_transmit().map(Output::Transmit))
+        self.outputs
+            .pop_front()
+            .or_else(|| self.rpc.poll_transmit().map(Output::Transmit))
     }
 
     fn event(&mut self, event: Event) {
@@ -371,14 +427,22 @@ impl Node {
 
     fn on_response(&mut self, now: Instant, purpose: Purpose, result: Result<Reply, NoAnswer>) {
         match purpose {
-            Purpose::AnnounceCommit { server, node, seen_as } => {
+            Purpose::AnnounceCommit {
+                server,
+                node,
+                seen_as,
+            } => {
                 let stored = result.is_ok_and(|reply| reply.error == 0);
                 self.on_announce_commit(now, server, stored.then_some((node, seen_as)));
             }
             Purpose::AnnouncePing { server } => self.on_announce_ping(now, server, result.is_ok()),
             Purpose::Unannounce(step) => self.on_unannounce(now, step, result.ok()),
-            Purpose::Operation(id) => self.on_operation_commit(now, id, result.is_ok_and(|reply| reply.error == 0)),
-            Purpose::Handshake { connect, asked } => self.on_handshake_reply(now, connect, asked, result.ok()),
+            Purpose::Operation(id) => {
+                self.on_operation_commit(now, id, result.is_ok_and(|reply| reply.error == 0))
+            }
+            Purpose::Handshake { connect, asked } => {
+                self.on_handshake_reply(now, connect, asked, result.ok())
+            }
             Purpose::LanPing { connect, address } => self.on_lan_pong(now, connect, address, result.is_ok()),
         }
     }
@@ -389,7 +453,10 @@ impl Node {
 
     /// Addresses to tell a peer: the public one first.
     fn own_addresses(&self) -> Vec<SocketAddrV4> {
-        self.remote_address().into_iter().chain(self.local_addresses().iter().copied()).collect()
+        self.remote_address()
+            .into_iter()
+            .chain(self.local_addresses().iter().copied())
+            .collect()
     }
 
     fn same_host(a: SocketAddrV4, b: SocketAddrV4) -> bool {

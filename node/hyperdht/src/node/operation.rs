@@ -26,14 +26,34 @@ const FULL_REPLY: usize = 20;
 /// What is asked.
 #[derive(Debug, Clone)]
 pub(crate) enum Goal {
-    Lookup { topic: Hash },
-    Announce { topic: Hash, key: SigningKey, relay_addresses: Vec<SocketAddrV4> },
-    Unannounce { topic: Hash, key: SigningKey },
-    MutablePut { key: SigningKey, seq: u64, value: Bytes },
+    Lookup {
+        topic: Hash,
+    },
+    Announce {
+        topic: Hash,
+        key: SigningKey,
+        relay_addresses: Vec<SocketAddrV4>,
+    },
+    Unannounce {
+        topic: Hash,
+        key: SigningKey,
+    },
+    MutablePut {
+        key: SigningKey,
+        seq: u64,
+        value: Bytes,
+    },
     /// The newest record of at least this sequence number.
-    MutableGet { public_key: Hash, seq: u64 },
-    ImmutablePut { value: Bytes },
-    ImmutableGet { target: Hash },
+    MutableGet {
+        public_key: Hash,
+        seq: u64,
+    },
+    ImmutablePut {
+        value: Bytes,
+    },
+    ImmutableGet {
+        target: Hash,
+    },
 }
 
 impl Goal {
@@ -49,11 +69,15 @@ impl Goal {
             }
             Self::MutablePut { key, .. } => {
                 let target = hash(&[&key.verifying_key().to_bytes()]);
-                QuerySpec { value: seq_value(0), ..QuerySpec::new(target, command::MUTABLE_GET) }
+                QuerySpec {
+                    value: seq_value(0),
+                    ..QuerySpec::new(target, command::MUTABLE_GET)
+                }
             }
-            Self::MutableGet { public_key, seq } => {
-                QuerySpec { value: seq_value(*seq), ..QuerySpec::new(hash(&[public_key]), command::MUTABLE_GET) }
-            }
+            Self::MutableGet { public_key, seq } => QuerySpec {
+                value: seq_value(*seq),
+                ..QuerySpec::new(hash(&[public_key]), command::MUTABLE_GET)
+            },
             Self::ImmutablePut { value } => QuerySpec::new(hash(&[value]), command::IMMUTABLE_GET),
             Self::ImmutableGet { target } => QuerySpec::new(*target, command::IMMUTABLE_GET),
         }
@@ -63,23 +87,43 @@ impl Goal {
     fn commit(&self, target: Hash, reply: &Reply) -> Option<Ask> {
         let token = reply.token?;
         let (command, value) = match self {
-            Self::Announce { key, relay_addresses, .. } => {
+            Self::Announce {
+                key, relay_addresses, ..
+            } => {
                 let node = (&reply.from_id?, &token);
-                (command::ANNOUNCE, sign_announce(key, true, &target, node, relay_addresses).encode())
+                (
+                    command::ANNOUNCE,
+                    sign_announce(key, true, &target, node, relay_addresses).encode(),
+                )
             }
             Self::Unannounce { key, .. } => {
                 let node = (&reply.from_id?, &token);
-                (command::UNANNOUNCE, sign_announce(key, false, &target, node, &[]).encode())
+                (
+                    command::UNANNOUNCE,
+                    sign_announce(key, false, &target, node, &[]).encode(),
+                )
             }
             Self::MutablePut { key, seq, value } => {
                 let public_key = key.verifying_key().to_bytes();
-                (command::MUTABLE_PUT, MutablePut { public_key, record: sign_mutable(key, *seq, value) }.encode())
+                (
+                    command::MUTABLE_PUT,
+                    MutablePut {
+                        public_key,
+                        record: sign_mutable(key, *seq, value),
+                    }
+                    .encode(),
+                )
             }
             Self::ImmutablePut { value } => (command::IMMUTABLE_PUT, value.clone()),
             Self::Lookup { .. } | Self::MutableGet { .. } | Self::ImmutableGet { .. } => return None,
         };
         let (target, token, value) = (Some(target), Some(token), Some(value));
-        Some(Ask { target, token, value, ..Ask::new(reply.from, command) })
+        Some(Ask {
+            target,
+            token,
+            value,
+            ..Ask::new(reply.from, command)
+        })
     }
 }
 
@@ -112,7 +156,17 @@ impl Node {
         let target = spec.target;
         let query = self.rpc.query(now, spec);
         let (seen, outcome) = (HashSet::new(), Outcome::default());
-        self.operations.insert(id, Operation { goal, target, query: Some(query), seen, pending: 0, outcome });
+        self.operations.insert(
+            id,
+            Operation {
+                goal,
+                target,
+                query: Some(query),
+                seen,
+                pending: 0,
+                outcome,
+            },
+        );
         self.queries.insert(query, QueryPurpose::Operation(id));
         self.pump(now);
         id
@@ -127,11 +181,15 @@ impl Node {
     }
 
     pub(super) fn on_operation_reply(&mut self, now: Instant, id: OperationId, reply: &Reply) {
-        let Some(operation) = self.operations.get_mut(&id) else { return };
+        let Some(operation) = self.operations.get_mut(&id) else {
+            return;
+        };
         let value = reply.value.as_deref();
         match &operation.goal {
             Goal::Lookup { .. } | Goal::Announce { .. } => {
-                let Some(Ok(found)) = value.map(LookupReply::decode) else { return };
+                let Some(Ok(found)) = value.map(LookupReply::decode) else {
+                    return;
+                };
                 let room = MAX_PEERS.saturating_sub(operation.seen.len());
                 let mut peers: Vec<PeerRecord> = found.peers;
                 peers.retain(|peer| operation.seen.insert(peer.public_key));
@@ -142,7 +200,9 @@ impl Node {
             }
             Goal::Unannounce { key, .. } => {
                 let own = key.verifying_key().to_bytes();
-                let Some(Ok(found)) = value.map(LookupReply::decode) else { return };
+                let Some(Ok(found)) = value.map(LookupReply::decode) else {
+                    return;
+                };
                 let named = found.peers.iter().any(|peer| peer.public_key == own);
                 if let Some(ask) = operation.goal.commit(operation.target, reply)
                     && (named || found.peers.len() >= FULL_REPLY)
@@ -153,8 +213,14 @@ impl Node {
                 }
             }
             Goal::MutableGet { public_key, .. } => {
-                let Some(Ok(record)) = value.map(MutableRecord::decode) else { return };
-                let newer = operation.outcome.mutable.as_ref().is_none_or(|known| known.seq < record.seq);
+                let Some(Ok(record)) = value.map(MutableRecord::decode) else {
+                    return;
+                };
+                let newer = operation
+                    .outcome
+                    .mutable
+                    .as_ref()
+                    .is_none_or(|known| known.seq < record.seq);
                 if newer && verify_mutable(public_key, &record) {
                     operation.outcome.mutable = Some(record);
                 }
@@ -177,12 +243,17 @@ impl Node {
     }
 
     pub(super) fn on_operation_nodes(&mut self, now: Instant, id: OperationId, closest: Vec<Reply>) {
-        let Some(operation) = self.operations.get_mut(&id) else { return };
+        let Some(operation) = self.operations.get_mut(&id) else {
+            return;
+        };
         operation.query = None;
         operation.outcome.replies = closest.len();
         let commits_at_end = !matches!(operation.goal, Goal::Unannounce { .. });
         let asks: Vec<Ask> = if commits_at_end {
-            closest.iter().filter_map(|reply| operation.goal.commit(operation.target, reply)).collect()
+            closest
+                .iter()
+                .filter_map(|reply| operation.goal.commit(operation.target, reply))
+                .collect()
         } else {
             Vec::new()
         };
@@ -198,7 +269,9 @@ impl Node {
     }
 
     pub(super) fn on_operation_commit(&mut self, _now: Instant, id: OperationId, stored: bool) {
-        let Some(operation) = self.operations.get_mut(&id) else { return };
+        let Some(operation) = self.operations.get_mut(&id) else {
+            return;
+        };
         operation.pending = operation.pending.saturating_sub(1);
         operation.outcome.stored += usize::from(stored);
         if operation.pending == 0 && operation.query.is_none() {
@@ -208,7 +281,10 @@ impl Node {
 
     fn finish_operation(&mut self, id: OperationId) {
         if let Some(operation) = self.operations.remove(&id) {
-            self.event(Event::Finished { operation: id, outcome: operation.outcome });
+            self.event(Event::Finished {
+                operation: id,
+                outcome: operation.outcome,
+            });
         }
     }
 }

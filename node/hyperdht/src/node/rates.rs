@@ -17,7 +17,11 @@ pub(super) struct Rations {
 
 impl Rations {
     pub(super) fn new(burst: u32, per_second: u32) -> Self {
-        Self { hosts: HashMap::new(), burst: burst.into(), per_second: per_second.into() }
+        Self {
+            hosts: HashMap::new(),
+            burst: burst.into(),
+            per_second: per_second.into(),
+        }
     }
 
     /// Takes one unit; false when the host has none left.

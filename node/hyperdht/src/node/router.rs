@@ -24,7 +24,10 @@ pub(crate) enum ReplyPath {
     /// Answer the request itself.
     Direct,
     /// A FROM_SERVER request, same transaction id, to this relay for that client.
-    Through { relay: SocketAddrV4, client: SocketAddrV4 },
+    Through {
+        relay: SocketAddrV4,
+        client: SocketAddrV4,
+    },
 }
 
 /// What to do with a message.
@@ -34,20 +37,38 @@ pub(crate) enum Route {
     /// Answer without value: closer nodes only.
     CloserNodes,
     /// Pass on as a request with the same transaction id.
-    Relay { to: SocketAddrV4, value: Bytes },
+    Relay {
+        to: SocketAddrV4,
+        value: Bytes,
+    },
     /// Answer somebody else's request: the client's.
-    Respond { to: SocketAddrV4, value: Bytes },
+    Respond {
+        to: SocketAddrV4,
+        value: Bytes,
+    },
     /// It is for the server here.
-    Serve { payload: Bytes, peer_address: Option<SocketAddrV4>, reply: ReplyPath },
+    Serve {
+        payload: Bytes,
+        peer_address: Option<SocketAddrV4>,
+        reply: ReplyPath,
+    },
 }
 
 /// Routes a PEER_HANDSHAKE that came from `from`.
 pub(crate) fn route_handshake(role: Role, from: SocketAddrV4, message: &Handshake) -> Route {
-    let Some(noise) = message.noise.clone() else { return Route::Drop };
+    let Some(noise) = message.noise.clone() else {
+        return Route::Drop;
+    };
     let peer_address = message.peer_address;
     let encode = |mode, peer, relay| {
         let noise = Some(noise.clone());
-        Handshake { mode, noise, peer_address: peer, relay_address: relay }.encode()
+        Handshake {
+            mode,
+            noise,
+            peer_address: peer,
+            relay_address: relay,
+        }
+        .encode()
     };
     match (role, message.mode) {
         (Role::Server, way) => {
@@ -57,20 +78,35 @@ pub(crate) fn route_handshake(role: Role, from: SocketAddrV4, message: &Handshak
                 (mode::FROM_SECOND_RELAY, Some(client), Some(relay)) => ReplyPath::Through { relay, client },
                 _ => return Route::Drop,
             };
-            Route::Serve { payload: noise, peer_address, reply }
+            Route::Serve {
+                payload: noise,
+                peer_address,
+                reply,
+            }
         }
         (role, mode::FROM_CLIENT) => {
-            let known = if let Role::Relay(relay) = role { Some(relay) } else { None };
+            let known = if let Role::Relay(relay) = role {
+                Some(relay)
+            } else {
+                None
+            };
             match message.relay_address.or(known) {
-                Some(to) => Route::Relay { to, value: encode(mode::FROM_RELAY, Some(from), None) },
+                Some(to) => Route::Relay {
+                    to,
+                    value: encode(mode::FROM_RELAY, Some(from), None),
+                },
                 None => Route::CloserNodes,
             }
         }
-        (Role::Relay(to), mode::FROM_RELAY) => {
-            Route::Relay { to, value: encode(mode::FROM_SECOND_RELAY, peer_address, Some(from)) }
-        }
+        (Role::Relay(to), mode::FROM_RELAY) => Route::Relay {
+            to,
+            value: encode(mode::FROM_SECOND_RELAY, peer_address, Some(from)),
+        },
         (_, mode::FROM_SERVER) => match peer_address {
-            Some(to) => Route::Respond { to, value: encode(mode::REPLY, Some(from), None) },
+            Some(to) => Route::Respond {
+                to,
+                value: encode(mode::REPLY, Some(from), None),
+            },
             None => Route::Drop,
         },
         _ => Route::Drop,
@@ -81,22 +117,34 @@ pub(crate) fn route_handshake(role: Role, from: SocketAddrV4, message: &Handshak
 pub(crate) fn route_holepunch(role: Role, from: SocketAddrV4, message: &HolepunchMessage) -> Route {
     let encode = |mode, peer| {
         let payload = message.payload.clone();
-        HolepunchMessage { mode, id: message.id, payload, peer_address: Some(peer) }.encode()
+        HolepunchMessage {
+            mode,
+            id: message.id,
+            payload,
+            peer_address: Some(peer),
+        }
+        .encode()
     };
     match (message.mode, message.peer_address, role) {
-        (mode::FROM_CLIENT, Some(to), _) | (mode::FROM_CLIENT, None, Role::Relay(to)) => {
-            Route::Relay { to, value: encode(mode::FROM_RELAY, from) }
-        }
+        (mode::FROM_CLIENT, Some(to), _) | (mode::FROM_CLIENT, None, Role::Relay(to)) => Route::Relay {
+            to,
+            value: encode(mode::FROM_RELAY, from),
+        },
         (mode::FROM_RELAY, Some(client), Role::Server) => match message.payload.clone() {
             Some(payload) => {
                 let reply = ReplyPath::Through { relay: from, client };
-                Route::Serve { payload, peer_address: Some(client), reply }
+                Route::Serve {
+                    payload,
+                    peer_address: Some(client),
+                    reply,
+                }
             }
             None => Route::Drop,
         },
-        (mode::FROM_SERVER, to, _) => {
-            Route::Respond { to: to.unwrap_or(from), value: encode(mode::REPLY, from) }
-        }
+        (mode::FROM_SERVER, to, _) => Route::Respond {
+            to: to.unwrap_or(from),
+            value: encode(mode::REPLY, from),
+        },
         _ => Route::Drop,
     }
 }
@@ -119,8 +167,14 @@ mod tests {
             Route::CloserNodes => vec![("reply", None)],
             Route::Relay { to, .. } => vec![("relay_request_same_tid", Some(written(*to)))],
             Route::Respond { to, .. } => vec![("reply", Some(written(*to)))],
-            Route::Serve { reply: ReplyPath::Direct, .. } => vec![("reply", None)],
-            Route::Serve { reply: ReplyPath::Through { relay, .. }, .. } => {
+            Route::Serve {
+                reply: ReplyPath::Direct,
+                ..
+            } => vec![("reply", None)],
+            Route::Serve {
+                reply: ReplyPath::Through { relay, .. },
+                ..
+            } => {
                 vec![("relay_request_same_tid", Some(written(*relay)))]
             }
         }
@@ -132,10 +186,22 @@ mod tests {
         let mode = value["mode"].as_u64().unwrap();
         if kind == "handshake" {
             let (peer_address, relay_address) = (address("peerAddress"), address("relayAddress"));
-            Handshake { mode, noise: data("noise"), peer_address, relay_address }.encode()
+            Handshake {
+                mode,
+                noise: data("noise"),
+                peer_address,
+                relay_address,
+            }
+            .encode()
         } else {
             let id = value["id"].as_u64().unwrap();
-            HolepunchMessage { mode, id, payload: data("payload"), peer_address: address("peerAddress") }.encode()
+            HolepunchMessage {
+                mode,
+                id,
+                payload: data("payload"),
+                peer_address: address("peerAddress"),
+            }
+            .encode()
         }
     }
 
@@ -156,7 +222,9 @@ mod tests {
                 route_holepunch(role, from, &HolepunchMessage::decode(&value).unwrap())
             };
             let relayed = [mode::FROM_RELAY, mode::FROM_SECOND_RELAY].map(Value::from);
-            if role == Role::Server && case["message"]["peerAddress"].is_null() && relayed.contains(&case["message"]["mode"])
+            if role == Role::Server
+                && case["message"]["peerAddress"].is_null()
+                && relayed.contains(&case["message"]["mode"])
             {
                 // JS answers to a relay that then can not tell whom it is for; we spare ourselves the handshake.
                 assert_eq!(route, Route::Drop, "{case}");
@@ -167,7 +235,10 @@ mod tests {
             assert_eq!(got.len(), wanted.len(), "{case}\n{route:?}");
             for ((act, to), want) in got.iter().zip(wanted) {
                 assert_eq!(*act, want["act"].as_str().unwrap(), "{case}");
-                assert!(to.is_none() || *to == Some(want["to"].clone()), "{case}\n{route:?}");
+                assert!(
+                    to.is_none() || *to == Some(want["to"].clone()),
+                    "{case}\n{route:?}"
+                );
                 if let Route::Relay { value, .. } | Route::Respond { value, .. } = &route {
                     assert_eq!(*value, expected_value(kind, &want["value"]), "{case}");
                 }

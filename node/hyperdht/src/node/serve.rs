@@ -32,16 +32,30 @@ impl Node {
         if let Some(server) = self.targets.get(target) {
             return (Role::Server, Some(*server));
         }
-        let role = self.store.forward(target).map_or(Role::Unknown, |forward| Role::Relay(forward.relay));
+        let role = self
+            .store
+            .forward(target)
+            .map_or(Role::Unknown, |forward| Role::Relay(forward.relay));
         (role, None)
     }
 
     fn on_peer_handshake(&mut self, now: Instant, incoming: &Incoming) {
-        let (Some(target), Some(value)) = (&incoming.target, &incoming.value) else { return };
-        let Ok(message) = Handshake::decode(value) else { return };
+        let (Some(target), Some(value)) = (&incoming.target, &incoming.value) else {
+            return;
+        };
+        let Ok(message) = Handshake::decode(value) else {
+            return;
+        };
         let (role, server) = self.role(target);
         match (route_handshake(role, incoming.from, &message), server) {
-            (Route::Serve { payload, peer_address, reply }, Some(server)) => {
+            (
+                Route::Serve {
+                    payload,
+                    peer_address,
+                    reply,
+                },
+                Some(server),
+            ) => {
                 self.counters.handshakes_received += 1;
                 let client = peer_address.unwrap_or(incoming.from);
                 self.on_server_handshake(now, server, incoming, &payload, (client, reply));
@@ -51,8 +65,12 @@ impl Node {
     }
 
     fn on_peer_holepunch(&mut self, now: Instant, incoming: &Incoming) {
-        let (Some(target), Some(value)) = (&incoming.target, &incoming.value) else { return };
-        let Ok(message) = HolepunchMessage::decode(value) else { return };
+        let (Some(target), Some(value)) = (&incoming.target, &incoming.value) else {
+            return;
+        };
+        let Ok(message) = HolepunchMessage::decode(value) else {
+            return;
+        };
         let (role, _server) = self.role(target);
         let route = route_holepunch(role, incoming.from, &message);
         self.pass_on(now, incoming, route);
@@ -62,7 +80,14 @@ impl Node {
         match route {
             Route::Drop | Route::Serve { .. } => {}
             Route::CloserNodes => {
-                self.rpc.answer(now, incoming, Answer { closer_nodes: true, ..Answer::default() });
+                self.rpc.answer(
+                    now,
+                    incoming,
+                    Answer {
+                        closer_nodes: true,
+                        ..Answer::default()
+                    },
+                );
             }
             Route::Relay { to, value } if to.port() != 0 => {
                 self.counters.relayed += 1;
@@ -70,7 +95,11 @@ impl Node {
             }
             Route::Respond { to, value } if to.port() != 0 => {
                 self.counters.relayed += 1;
-                let answer = Answer { value: Some(value), to: Some(to), ..Answer::default() };
+                let answer = Answer {
+                    value: Some(value),
+                    to: Some(to),
+                    ..Answer::default()
+                };
                 self.rpc.answer(now, incoming, answer);
             }
             Route::Relay { .. } | Route::Respond { .. } => {}
@@ -78,18 +107,38 @@ impl Node {
     }
 
     /// Sends a server's handshake reply by the way its request came.
-    pub(super) fn reply_handshake(&mut self, now: Instant, incoming: &Incoming, noise: Bytes, path: ReplyPath) {
+    pub(super) fn reply_handshake(
+        &mut self,
+        now: Instant,
+        incoming: &Incoming,
+        noise: Bytes,
+        path: ReplyPath,
+    ) {
         use crate::messages::mode;
         let message = |mode, peer_address| {
-            Handshake { mode, noise: Some(noise.clone()), peer_address, relay_address: None }.encode()
+            Handshake {
+                mode,
+                noise: Some(noise.clone()),
+                peer_address,
+                relay_address: None,
+            }
+            .encode()
         };
         match path {
             ReplyPath::Direct => {
                 let value = Some(message(mode::REPLY, None));
-                self.rpc.answer(now, incoming, Answer { value, ..Answer::default() });
+                self.rpc.answer(
+                    now,
+                    incoming,
+                    Answer {
+                        value,
+                        ..Answer::default()
+                    },
+                );
             }
             ReplyPath::Through { relay, client } => {
-                self.rpc.relay(incoming, message(mode::FROM_SERVER, Some(client)), relay, None);
+                self.rpc
+                    .relay(incoming, message(mode::FROM_SERVER, Some(client)), relay, None);
             }
         }
     }
@@ -97,8 +146,17 @@ impl Node {
     fn on_storage(&mut self, now: Instant, incoming: &Incoming) {
         let Some(target) = &incoming.target else { return };
         let value = incoming.value.as_ref();
-        let found = |value: Option<Bytes>| Answer { value, token: true, closer_nodes: true, ..Answer::default() };
-        let failed = |error: u64| Answer { error, closer_nodes: true, ..Answer::default() };
+        let found = |value: Option<Bytes>| Answer {
+            value,
+            token: true,
+            closer_nodes: true,
+            ..Answer::default()
+        };
+        let failed = |error: u64| Answer {
+            error,
+            closer_nodes: true,
+            ..Answer::default()
+        };
         let answer = match incoming.command {
             command::FIND_PEER => {
                 let own = self.own_record(target);
@@ -109,7 +167,9 @@ impl Node {
                 found(self.store.lookup(target, random, own))
             }
             command::MUTABLE_GET => {
-                let Some(Ok(seq)) = value.map(|value| Reader::new(value).uint()) else { return };
+                let Some(Ok(seq)) = value.map(|value| Reader::new(value).uint()) else {
+                    return;
+                };
                 found(self.store.mutable_get(target, seq))
             }
             command::IMMUTABLE_GET => found(self.store.immutable_get(target)),
@@ -120,7 +180,9 @@ impl Node {
                 Answer::default()
             }
             command::MUTABLE_PUT => {
-                let (Some(value), Some(_)) = (value, incoming.token) else { return };
+                let (Some(value), Some(_)) = (value, incoming.token) else {
+                    return;
+                };
                 if !self.signature_rations.take(now, *incoming.from.ip()) {
                     self.counters.rationed += 1;
                     return;
@@ -132,7 +194,9 @@ impl Node {
                 }
             }
             command::IMMUTABLE_PUT => {
-                let (Some(value), Some(_)) = (value, incoming.token) else { return };
+                let (Some(value), Some(_)) = (value, incoming.token) else {
+                    return;
+                };
                 if !self.store.immutable_put(now, target, value.clone()) {
                     return;
                 }
@@ -144,7 +208,8 @@ impl Node {
     }
 
     fn store_announcement(&mut self, now: Instant, incoming: &Incoming, target: &Hash) -> bool {
-        let (Some(token), Some(value), Some(node_id)) = (&incoming.token, &incoming.value, self.rpc.id().copied())
+        let (Some(token), Some(value), Some(node_id)) =
+            (&incoming.token, &incoming.value, self.rpc.id().copied())
         else {
             return false;
         };
@@ -154,7 +219,14 @@ impl Node {
             return false;
         }
         let unix_ms = self.unix_ms(now);
-        let request = Signed { from: incoming.from, target, token, node_id: &node_id, value, unix_ms };
+        let request = Signed {
+            from: incoming.from,
+            target,
+            token,
+            node_id: &node_id,
+            value,
+            unix_ms,
+        };
         match incoming.command {
             command::ANNOUNCE => self.store.announce(now, request),
             _ => self.store.unannounce(request),

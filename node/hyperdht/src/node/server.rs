@@ -59,13 +59,22 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let slots = self.slots.iter().flatten();
-        let waits = slots.filter_map(|slot| slot.waiting.as_ref().map(|waiting| waiting.until).or(slot.clear_at));
+        let waits = slots.filter_map(|slot| {
+            slot.waiting
+                .as_ref()
+                .map(|waiting| waiting.until)
+                .or(slot.clear_at)
+        });
         waits.chain(self.announcer.poll_timeout()).min()
     }
 
     /// The record that a node keeps of a listening key: no addresses, since the node itself is the way.
     fn record(&self) -> Bytes {
-        PeerRecord { public_key: *self.key_pair.public_key(), relay_addresses: Vec::new() }.encode()
+        PeerRecord {
+            public_key: *self.key_pair.public_key(),
+            relay_addresses: Vec::new(),
+        }
+        .encode()
     }
 
     fn free_slot(&mut self) -> Option<usize> {
@@ -120,7 +129,11 @@ impl Node {
 
     /// Announces a server that listened privately; nothing happens if it is announced already.
     pub(crate) fn announce_server(&mut self, now: Instant, server: ServerId) {
-        if self.servers.get(&server).is_some_and(|entry| !entry.closing && entry.announcer.is_off()) {
+        if self
+            .servers
+            .get(&server)
+            .is_some_and(|entry| !entry.closing && entry.announcer.is_off())
+        {
             self.start_announcing(now, server);
             self.pump(now);
         }
@@ -128,13 +141,20 @@ impl Node {
 
     /// Stops accepting and withdraws the announcement; [`Event::ServerClosed`] follows.
     pub(crate) fn close_server(&mut self, now: Instant, server: ServerId) {
-        let Some(entry) = self.servers.get_mut(&server) else { return };
+        let Some(entry) = self.servers.get_mut(&server) else {
+            return;
+        };
         if std::mem::replace(&mut entry.closing, true) {
             return;
         }
         let target = entry.target;
-        let streams: Vec<u32> =
-            entry.slots.drain(..).flatten().filter_map(|slot| slot.waiting).map(|waiting| waiting.stream).collect();
+        let streams: Vec<u32> = entry
+            .slots
+            .drain(..)
+            .flatten()
+            .filter_map(|slot| slot.waiting)
+            .map(|waiting| waiting.stream)
+            .collect();
         entry.by_noise.clear();
         self.targets.remove(&target);
         for stream in streams {
@@ -155,7 +175,10 @@ impl Node {
     }
 
     pub(super) fn own_record(&self, target: &Hash) -> Option<Bytes> {
-        self.targets.get(target).and_then(|server| self.servers.get(server)).map(Server::record)
+        self.targets
+            .get(target)
+            .and_then(|server| self.servers.get(server))
+            .map(Server::record)
     }
 
     /// A copy of a client's first Noise message arrived. `way` is the client's address and how to answer.
@@ -167,8 +190,13 @@ impl Node {
         noise: &Bytes,
         way: (SocketAddrV4, ReplyPath),
     ) {
-        let Some(entry) = self.servers.get(&server) else { return };
-        let known = entry.by_noise.get(noise).and_then(|slot| entry.slots.get(*slot)?.as_ref());
+        let Some(entry) = self.servers.get(&server) else {
+            return;
+        };
+        let known = entry
+            .by_noise
+            .get(noise)
+            .and_then(|slot| entry.slots.get(*slot)?.as_ref());
         let reply = if let Some(slot) = known {
             self.counters.handshakes_repeated += 1;
             Some(slot.reply.clone())
@@ -201,7 +229,11 @@ impl Node {
         if public_key == *entry.key_pair.public_key() {
             return None;
         }
-        if entry.firewall.as_ref().is_some_and(|allow| !allow(&public_key, &payload, client)) {
+        if entry
+            .firewall
+            .as_ref()
+            .is_some_and(|allow| !allow(&public_key, &payload, client))
+        {
             return None;
         }
         let index = entry.free_slot()?;
@@ -222,11 +254,21 @@ impl Node {
             }
         };
         let waiting = match (stream, handshake.finish()) {
-            (Some(stream), Ok(handshake)) => Some(Waiting { stream, handshake, until: now + CLIENT_WAIT }),
+            (Some(stream), Ok(handshake)) => Some(Waiting {
+                stream,
+                handshake,
+                until: now + CLIENT_WAIT,
+            }),
             _ => None,
         };
         let clear_at = waiting.is_none().then(|| now + CLEAR_WAIT);
-        let slot = Slot { noise: noise.clone(), reply: reply.clone(), remote_id, waiting, clear_at };
+        let slot = Slot {
+            noise: noise.clone(),
+            reply: reply.clone(),
+            remote_id,
+            waiting,
+            clear_at,
+        };
         let entry = self.servers.get_mut(&server)?;
         entry.by_noise.insert(noise.clone(), index);
         *entry.slots.get_mut(index)? = Some(slot);
@@ -245,15 +287,26 @@ impl Node {
     fn server_payload(&self, server: ServerId, slot: usize, error: u64, stream: u32) -> NoisePayload {
         let open = self.remote_address().is_some();
         let announcer = self.servers.get(&server).map(|entry| &entry.announcer);
-        let relays = announcer.map(|announcer| announcer.relays.clone()).unwrap_or_default();
-        let relay_addresses = announcer.map(|announcer| announcer.relay_addresses.clone()).unwrap_or_default();
+        let relays = announcer
+            .map(|announcer| announcer.relays.clone())
+            .unwrap_or_default();
+        let relay_addresses = announcer
+            .map(|announcer| announcer.relay_addresses.clone())
+            .unwrap_or_default();
         NoisePayload {
             version: 1,
             error,
             firewall: if open { Firewall::Open } else { Firewall::Unknown },
-            holepunch: (!open).then_some(Holepunch { id: slot as u64, relays }),
+            holepunch: (!open).then_some(Holepunch {
+                id: slot as u64,
+                relays,
+            }),
             addresses4: self.own_addresses(),
-            udx: Some(Udx { reusable_socket: false, id: stream, seq: 0 }),
+            udx: Some(Udx {
+                reusable_socket: false,
+                id: stream,
+                seq: 0,
+            }),
             secret_stream: true,
             relay_addresses: Some(relay_addresses).filter(|addresses| !addresses.is_empty()),
             ..NoisePayload::default()
@@ -270,17 +323,33 @@ impl Node {
         to: SocketAddrV4,
     ) {
         let slots = self.servers.get_mut(&server).map(|entry| &mut entry.slots);
-        let Some(slot) = slots.and_then(|slots| slots.get_mut(slot)?.as_mut()) else { return };
+        let Some(slot) = slots.and_then(|slots| slots.get_mut(slot)?.as_mut()) else {
+            return;
+        };
         if to.port() == 0 {
             return;
         }
-        let Some(Waiting { stream, handshake, .. }) = slot.waiting.take() else { return };
+        let Some(Waiting {
+            stream, handshake, ..
+        }) = slot.waiting.take()
+        else {
+            return;
+        };
         slot.clear_at = Some(now + CLEAR_WAIT);
         let remote_id = slot.remote_id;
         self.streams.remove(&stream);
         self.counters.accepted += 1;
-        self.outputs.push_back(Output::ConnectStream { stream, socket, remote_id, to });
-        self.event(Event::Accepted { server, stream, handshake });
+        self.outputs.push_back(Output::ConnectStream {
+            stream,
+            socket,
+            remote_id,
+            to,
+        });
+        self.event(Event::Accepted {
+            server,
+            stream,
+            handshake,
+        });
     }
 
     pub(super) fn server_timeouts(&mut self, now: Instant) {

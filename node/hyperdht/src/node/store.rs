@@ -119,8 +119,12 @@ impl Store {
 
     /// Stores an announcement; false when it is not valid, and then nothing is answered.
     pub(super) fn announce(&mut self, now: Instant, request: Signed<'_>) -> bool {
-        let Ok(announce) = Announce::decode(request.value) else { return false };
-        let (Some(peer), Some(signature)) = (&announce.peer, &announce.signature) else { return false };
+        let Ok(announce) = Announce::decode(request.value) else {
+            return false;
+        };
+        let (Some(peer), Some(signature)) = (&announce.peer, &announce.signature) else {
+            return false;
+        };
         let signable = announce_signable(request.target, request.node_id, request.token, &announce);
         if !verify(&peer.public_key, &signable, signature) {
             return false;
@@ -130,7 +134,14 @@ impl Store {
         let record = peer.encode();
         let (target, public_key) = (*request.target, peer.public_key);
         if hash(&[&public_key]) == target {
-            self.forwards.insert(now, target, Forward { relay: request.from, record });
+            self.forwards.insert(
+                now,
+                target,
+                Forward {
+                    relay: request.from,
+                    record,
+                },
+            );
             self.remove_record(target, public_key);
             return true;
         }
@@ -159,8 +170,12 @@ impl Store {
 
     /// Removes an announcement; false when the request is not valid.
     pub(super) fn unannounce(&mut self, request: Signed<'_>) -> bool {
-        let Ok(announce) = Announce::decode(request.value) else { return false };
-        let (Some(peer), Some(signature)) = (&announce.peer, &announce.signature) else { return false };
+        let Ok(announce) = Announce::decode(request.value) else {
+            return false;
+        };
+        let (Some(peer), Some(signature)) = (&announce.peer, &announce.signature) else {
+            return false;
+        };
         let signable = unannounce_signable(request.target, request.node_id, request.token, &announce);
         if !verify(&peer.public_key, &signable, signature) {
             return false;
@@ -176,11 +191,17 @@ impl Store {
     pub(super) fn mutable_put(&mut self, now: Instant, target: &Hash, value: &[u8]) -> Result<u64, ()> {
         let put = MutablePut::decode(value).map_err(|_| ())?;
         let record = put.record;
-        if hash(&[&put.public_key]) != *target || record.value.is_empty() || !verify_mutable(&put.public_key, &record)
+        if hash(&[&put.public_key]) != *target
+            || record.value.is_empty()
+            || !verify_mutable(&put.public_key, &record)
         {
             return Err(());
         }
-        if let Some(known) = self.mutables.get(target).and_then(|known| MutableRecord::decode(known).ok()) {
+        if let Some(known) = self
+            .mutables
+            .get(target)
+            .and_then(|known| MutableRecord::decode(known).ok())
+        {
             if known.seq == record.seq && known.value != record.value {
                 return Ok(error_code::SEQ_REUSED);
             }
@@ -195,7 +216,9 @@ impl Store {
     /// The stored value, if its sequence number is at least `seq`.
     pub(super) fn mutable_get(&self, target: &Hash, seq: u64) -> Option<Bytes> {
         let value = self.mutables.get(target)?;
-        MutableRecord::decode(value).is_ok_and(|record| record.seq >= seq).then(|| value.clone())
+        MutableRecord::decode(value)
+            .is_ok_and(|record| record.seq >= seq)
+            .then(|| value.clone())
     }
 
     /// Stores a value under its hash; false when it does not match.

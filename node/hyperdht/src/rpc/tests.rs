@@ -25,7 +25,9 @@ fn node_ids_are_those_of_js() {
 fn requests_decode_and_encode_as_in_js() {
     for case in cases("dht-rpc-requests") {
         let hex = bytes(&case["hex"]);
-        let Some(Message::Request(request)) = decode(&hex) else { panic!("{case}") };
+        let Some(Message::Request(request)) = decode(&hex) else {
+            panic!("{case}")
+        };
         assert_eq!(u64::from(request.tid), case["tid"].as_u64().unwrap());
         assert_eq!(request.to, address(&case["to"]));
         assert_eq!(request.command, case["command"].as_u64().unwrap());
@@ -41,10 +43,15 @@ fn requests_decode_and_encode_as_in_js() {
 fn responses_decode_and_encode_as_in_js() {
     for case in cases("dht-rpc-responses") {
         let hex = bytes(&case["hex"]);
-        let Some(Message::Response(response)) = decode(&hex) else { panic!("{case}") };
+        let Some(Message::Response(response)) = decode(&hex) else {
+            panic!("{case}")
+        };
         assert_eq!(response.error, case["error"].as_u64().unwrap());
         assert_eq!(response.closer_nodes, addresses(&case["closer_nodes"]));
-        assert_eq!(response.token, case["token"].is_string().then(|| fixed(&case["token"])));
+        assert_eq!(
+            response.token,
+            case["token"].is_string().then(|| fixed(&case["token"]))
+        );
         assert_eq!(response.encode(), hex, "{case}");
         for end in 0..hex.len() {
             let _ = decode(&hex[..end]);
@@ -82,7 +89,11 @@ fn the_table_accepts_and_orders_nodes_as_js_does() {
             assert_eq!(inserted == Inserted::Added, accepted.as_bool().unwrap());
         }
         let target = fixed(&case["target"]);
-        let closest: Vec<_> = table.closest(&target, K).iter().map(|node| node.address).collect();
+        let closest: Vec<_> = table
+            .closest(&target, K)
+            .iter()
+            .map(|node| node.address)
+            .collect();
         assert_eq!(closest, addresses(&case["closest"]));
         let len = table.len();
         let oldest = table.oldest().next().unwrap().id;
@@ -111,6 +122,10 @@ fn nat_samples_are_counted_as_in_js() {
 fn local_addresses_match_as_in_js() {
     for case in cases("lan-match") {
         let matched = match_local(&addresses(&case["local"]), &addresses(&case["remote"]));
-        assert_eq!(matched, case["match"].is_object().then(|| address(&case["match"])), "{case}");
+        assert_eq!(
+            matched,
+            case["match"].is_object().then(|| address(&case["match"])),
+            "{case}"
+        );
     }
 }
