@@ -31,7 +31,7 @@ mod write;
 pub use bee::{Bee, MAX_DEPTH};
 pub use blocks::{Blocks, BlocksError};
 pub use diff::{Change, Diff};
-pub use entry::{BeeError, Entry};
+pub use entry::{BeeError, Entry, ErrorKind};
 pub use history::{History, HistoryEntry, Operation};
 pub use memory::MemoryBlocks;
 pub use protobuf::DecodeError;
