@@ -68,15 +68,21 @@ pub struct MapEntry {
 
 /// Reads one block of a map.
 pub fn decode_map(block: &[u8], map: &mut Vec<MapEntry>) -> Result<(), BlobError> {
-    let damaged = |_| BlobError::Damaged { what: "its block map can't be read" };
+    let damaged = |_| BlobError::Damaged {
+        what: "its block map can't be read",
+    };
     let mut reader = Reader::new(block);
     if reader.uint().map_err(damaged)? != 0 {
-        return Err(BlobError::Damaged { what: "its block map has an unknown version" });
+        return Err(BlobError::Damaged {
+            what: "its block map has an unknown version",
+        });
     }
     // Two numbers of at least one byte each.
     let count = reader.array_len(2).map_err(damaged)?;
     if count > MAX_MAP_ENTRIES {
-        return Err(BlobError::Damaged { what: "its block map has too many entries" });
+        return Err(BlobError::Damaged {
+            what: "its block map has too many entries",
+        });
     }
     for _ in 0..count {
         let (index, byte_length) = (reader.uint().map_err(damaged)?, reader.uint().map_err(damaged)?);
@@ -94,7 +100,7 @@ pub fn encode_map(entries: &[MapEntry]) -> Vec<u8> {
         writer.uint(entry.index);
         writer.uint(entry.byte_length);
     }
-    writer.into_bytes()
+    writer.into_vec()
 }
 
 /// Why a blob can't be read.
@@ -155,7 +161,9 @@ pub struct Blobs<B> {
 
 impl<B> Clone for Blobs<B> {
     fn clone(&self) -> Self {
-        Self { core: Arc::clone(&self.core) }
+        Self {
+            core: Arc::clone(&self.core),
+        }
     }
 }
 
@@ -173,7 +181,9 @@ impl<B: Blocks> Blobs<B> {
     /// The blocks of a mapped blob, in order. Reads the map's blocks.
     pub async fn map(&self, pointer: &BlobPointer) -> Result<Vec<MapEntry>, BlobError> {
         if pointer.block_length > MAX_MAP_BLOCKS {
-            return Err(BlobError::Damaged { what: "its block map is too long" });
+            return Err(BlobError::Damaged {
+                what: "its block map is too long",
+            });
         }
         self.core.prefetch(pointer.blocks());
         let mut map = Vec::new();
@@ -182,10 +192,14 @@ impl<B: Blocks> Blobs<B> {
         }
         let mut sum = Some(0_u64);
         for entry in &map {
-            sum = sum.and_then(|sum| sum.checked_add(entry.byte_length)).filter(|&sum| sum <= MAX_INTEGER);
+            sum = sum
+                .and_then(|sum| sum.checked_add(entry.byte_length))
+                .filter(|&sum| sum <= MAX_INTEGER);
         }
         if sum.is_none() {
-            return Err(BlobError::Damaged { what: "its block map adds up to more than a core can hold" });
+            return Err(BlobError::Damaged {
+                what: "its block map adds up to more than a core can hold",
+            });
         }
         Ok(map)
     }
@@ -193,7 +207,12 @@ impl<B: Blocks> Blobs<B> {
     /// Bytes of the blob. Reads the map of a mapped one.
     pub async fn byte_length(&self, pointer: &BlobPointer) -> Result<u64, BlobError> {
         if pointer.block_map {
-            Ok(self.map(pointer).await?.iter().map(|entry| entry.byte_length).sum())
+            Ok(self
+                .map(pointer)
+                .await?
+                .iter()
+                .map(|entry| entry.byte_length)
+                .sum())
         } else {
             Ok(pointer.byte_length)
         }
@@ -206,11 +225,25 @@ impl<B: Blocks> Blobs<B> {
     }
 
     /// A reader of some bytes. Finds the first block by its place in the core, and touches no block outside of the part.
-    pub async fn read_part(&self, pointer: &BlobPointer, part: Range<u64>) -> Result<BlobReader<B>, BlobError> {
-        let map = if pointer.block_map { Some(self.map(pointer).await?) } else { None };
-        let length = map.as_ref().map_or(pointer.byte_length, |map| map.iter().map(|entry| entry.byte_length).sum());
+    pub async fn read_part(
+        &self,
+        pointer: &BlobPointer,
+        part: Range<u64>,
+    ) -> Result<BlobReader<B>, BlobError> {
+        let map = if pointer.block_map {
+            Some(self.map(pointer).await?)
+        } else {
+            None
+        };
+        let length = map.as_ref().map_or(pointer.byte_length, |map| {
+            map.iter().map(|entry| entry.byte_length).sum()
+        });
         if part.start > part.end || part.end > length {
-            return Err(BlobError::OutOfRange { start: part.start, end: part.end, length });
+            return Err(BlobError::OutOfRange {
+                start: part.start,
+                end: part.end,
+                length,
+            });
         }
         let left = part.end - part.start;
         let (run, skip) = match map {
@@ -223,18 +256,44 @@ impl<B: Blocks> Blobs<B> {
                     before
                 });
                 let next = before.count();
-                (Run::Mapped { map: map.into(), next }, skip)
+                (
+                    Run::Mapped {
+                        map: map.into(),
+                        next,
+                    },
+                    skip,
+                )
             }
             None => {
-                let (next, skip) = if left == 0 { (pointer.block_offset, 0) } else { self.locate(pointer, part.start).await? };
-                (Run::Plain { next, end: pointer.blocks().end }, skip)
+                let (next, skip) = if left == 0 {
+                    (pointer.block_offset, 0)
+                } else {
+                    self.locate(pointer, part.start).await?
+                };
+                (
+                    Run::Plain {
+                        next,
+                        end: pointer.blocks().end,
+                    },
+                    skip,
+                )
             }
         };
-        Ok(BlobReader { core: self.clone(), run, skip, left, announced: 0 })
+        Ok(BlobReader {
+            core: self.clone(),
+            run,
+            skip,
+            left,
+            announced: 0,
+        })
     }
 
     /// The exact blocks that a part of a blob needs, ascending; a mapped blob's without the map's own.
-    pub async fn blocks_of(&self, pointer: &BlobPointer, part: Range<u64>) -> Result<Vec<Range<u64>>, BlobError> {
+    pub async fn blocks_of(
+        &self,
+        pointer: &BlobPointer,
+        part: Range<u64>,
+    ) -> Result<Vec<Range<u64>>, BlobError> {
         let reader = self.read_part(pointer, part.clone()).await?;
         if reader.left == 0 {
             return Ok(Vec::new());
@@ -247,7 +306,10 @@ impl<B: Blocks> Blobs<B> {
             Run::Mapped { map, next } => {
                 let mut left = reader.left + reader.skip;
                 let mut indexes = Vec::new();
-                for entry in map.iter().skip(*next).take_while(|_| left > 0) {
+                for entry in map.iter().skip(*next) {
+                    if left == 0 {
+                        break;
+                    }
                     left = left.saturating_sub(entry.byte_length);
                     indexes.push(entry.index);
                 }
@@ -267,16 +329,24 @@ impl<B: Blocks> Blobs<B> {
             return Ok((pointer.block_offset, at));
         }
         let byte_offset = pointer.byte_offset.saturating_add(at);
-        let (block, skip) =
-            self.core.seek(byte_offset).await.map_err(|source| BlobError::Seek { byte_offset, source })?;
+        let (block, skip) = self
+            .core
+            .seek(byte_offset)
+            .await
+            .map_err(|source| BlobError::Seek { byte_offset, source })?;
         if !pointer.blocks().contains(&block) {
-            return Err(BlobError::Damaged { what: "its byte offset lies outside of its blocks" });
+            return Err(BlobError::Damaged {
+                what: "its byte offset lies outside of its blocks",
+            });
         }
         Ok((block, skip))
     }
 
     async fn block(&self, index: u64) -> Result<Bytes, BlobError> {
-        self.core.get(index).await.map_err(|source| BlobError::Block { index, source })
+        self.core
+            .get(index)
+            .await
+            .map_err(|source| BlobError::Block { index, source })
     }
 }
 
@@ -322,7 +392,9 @@ impl<B: Blocks> BlobReader<B> {
             let block = self.next_block().await?;
             let length = block.len() as u64;
             if self.skip > length {
-                return Err(BlobError::Damaged { what: "its byte offset lies outside of its blocks" });
+                return Err(BlobError::Damaged {
+                    what: "its byte offset lies outside of its blocks",
+                });
             }
             let end = length.min(self.skip.saturating_add(self.left));
             let bytes = block.slice(self.skip as usize..end as usize);
@@ -340,7 +412,9 @@ impl<B: Blocks> BlobReader<B> {
     }
 
     async fn next_block(&mut self) -> Result<Bytes, BlobError> {
-        const SHORT: BlobError = BlobError::Damaged { what: "its blocks hold fewer bytes than its length" };
+        const SHORT: BlobError = BlobError::Damaged {
+            what: "its blocks hold fewer bytes than its length",
+        };
         match &self.run {
             Run::Plain { next, end } => {
                 let next = *next;
@@ -357,7 +431,9 @@ impl<B: Blocks> BlobReader<B> {
                 let entry = *map.get(*next).ok_or(SHORT)?;
                 let block = self.core.block(entry.index).await?;
                 if block.len() as u64 != entry.byte_length {
-                    return Err(BlobError::Damaged { what: "a mapped block has another length than its map says" });
+                    return Err(BlobError::Damaged {
+                        what: "a mapped block has another length than its map says",
+                    });
                 }
                 Ok(block)
             }
@@ -382,7 +458,11 @@ impl<B: Blocks> BlobReader<B> {
     /// All bytes, if they are at most `limit`.
     pub async fn to_vec(mut self, limit: usize) -> Result<Vec<u8>, BlobError> {
         if self.left > limit as u64 {
-            return Err(BlobError::OutOfRange { start: 0, end: self.left, length: limit as u64 });
+            return Err(BlobError::OutOfRange {
+                start: 0,
+                end: self.left,
+                length: limit as u64,
+            });
         }
         // Grows with what arrives, not with what the pointer claims.
         let mut all = Vec::new();

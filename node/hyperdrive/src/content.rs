@@ -35,12 +35,22 @@ pub fn content(header: &Header, db_key: &Key, manifest: &Manifest) -> Result<Con
     if header.protocol != PROTOCOL {
         return Err(ContentError::NotABee);
     }
-    if let Some(feed) = header.metadata.as_ref().and_then(|metadata| metadata.content_feed.as_ref()) {
+    if let Some(feed) = header
+        .metadata
+        .as_ref()
+        .and_then(|metadata| metadata.content_feed.as_ref())
+    {
         let key = feed.first_chunk::<32>().ok_or(ContentError::ShortKey)?;
-        return Ok(Content { key: *key, manifest: None });
+        return Ok(Content {
+            key: *key,
+            manifest: None,
+        });
     }
     let manifest = content_manifest(db_key, manifest).ok_or(ContentError::NoContent)?;
-    Ok(Content { key: manifest.key(), manifest: Some(manifest) })
+    Ok(Content {
+        key: manifest.key(),
+        manifest: Some(manifest),
+    })
 }
 
 /// The manifest derived for the blob core of a bee; none for manifest version 0.

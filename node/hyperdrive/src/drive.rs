@@ -78,14 +78,18 @@ pub struct Files<D> {
 
 impl<D> Clone for Files<D> {
     fn clone(&self) -> Self {
-        Self { bee: self.bee.clone() }
+        Self {
+            bee: self.bee.clone(),
+        }
     }
 }
 
 impl<D: Blocks> Files<D> {
     /// The files named in a drive's bee.
     pub fn new(bee: &Bee<D>) -> Self {
-        Self { bee: bee.sub("files") }
+        Self {
+            bee: bee.sub("files"),
+        }
     }
 
     /// The sub-bee of the names.
@@ -101,13 +105,17 @@ impl<D: Blocks> Files<D> {
     /// The names at an earlier version.
     #[must_use]
     pub fn checkout(&self, version: u64) -> Self {
-        Self { bee: self.bee.checkout(version) }
+        Self {
+            bee: self.bee.checkout(version),
+        }
     }
 
     /// What the drive says about a name, or none. Links are not followed.
     pub async fn entry(&self, name: &str) -> Result<Option<File>, DriveError> {
         let path = path::normalize(name)?;
-        let Some(entry) = self.bee.get(&path).await? else { return Ok(None) };
+        let Some(entry) = self.bee.get(&path).await? else {
+            return Ok(None);
+        };
         file(path, &entry).map(Some)
     }
 
@@ -116,26 +124,38 @@ impl<D: Blocks> Files<D> {
         let mut file = self.entry(name).await?;
         for _ in 0..=MAX_LINKS {
             let Some(found) = file else { return Ok(None) };
-            let Some(target) = &found.entry.linkname else { return Ok(Some(found)) };
+            let Some(target) = &found.entry.linkname else {
+                return Ok(Some(found));
+            };
             file = self.entry(&path::resolve(&found.path, target)?).await?;
         }
-        Err(DriveError::TooManyLinks { path: name.to_owned() })
+        Err(DriveError::TooManyLinks {
+            path: name.to_owned(),
+        })
     }
 
     /// All files below a folder, however deep, in order of their names.
     pub fn list(&self, folder: &str) -> Result<List<D>, DriveError> {
-        Ok(List { cursor: self.bee.range(below(folder)?) })
+        Ok(List {
+            cursor: self.bee.range(below(folder)?),
+        })
     }
 
     /// What changed below a folder since an older version, in order of the names.
     pub fn diff(&self, older: u64, folder: &str) -> Result<DriveDiff<D>, DriveError> {
-        Ok(DriveDiff { diff: self.bee.diff(older, below(folder)?) })
+        Ok(DriveDiff {
+            diff: self.bee.diff(older, below(folder)?),
+        })
     }
 }
 
 fn file(path: String, entry: &Entry) -> Result<File, DriveError> {
     match FileEntry::decode(entry.value.as_deref()) {
-        Ok(decoded) => Ok(File { path, seq: entry.seq, entry: decoded }),
+        Ok(decoded) => Ok(File {
+            path,
+            seq: entry.seq,
+            entry: decoded,
+        }),
         Err(source) => Err(DriveError::Entry { path, source }),
     }
 }
@@ -188,12 +208,25 @@ impl<D: Blocks> DriveDiff<D> {
     /// The next change, none at the end.
     pub async fn next(&mut self) -> Result<Option<FileChange>, DriveError> {
         while let Some(change) = self.diff.next().await? {
-            let Some(key) = change.left.as_ref().or(change.right.as_ref()).map(|entry| entry.key.clone()) else { break };
-            let Ok(path) = std::str::from_utf8(&key) else { continue };
+            let Some(key) = change
+                .left
+                .as_ref()
+                .or(change.right.as_ref())
+                .map(|entry| entry.key.clone())
+            else {
+                break;
+            };
+            let Ok(path) = std::str::from_utf8(&key) else {
+                continue;
+            };
             let side = |entry: Option<Entry>| {
                 entry.map(|entry| (entry.seq, FileEntry::decode(entry.value.as_deref()).ok()))
             };
-            return Ok(Some(FileChange { path: path.to_owned(), left: side(change.left), right: side(change.right) }));
+            return Ok(Some(FileChange {
+                path: path.to_owned(),
+                left: side(change.left),
+                right: side(change.right),
+            }));
         }
         Ok(None)
     }
@@ -210,20 +243,29 @@ pub struct Drive<D, B = D> {
 
 impl<D, B> Clone for Drive<D, B> {
     fn clone(&self) -> Self {
-        Self { files: self.files.clone(), blobs: self.blobs.clone() }
+        Self {
+            files: self.files.clone(),
+            blobs: self.blobs.clone(),
+        }
     }
 }
 
 impl<D: Blocks, B: Blocks> Drive<D, B> {
     /// The drive of a bee and the blob core that [`crate::content`] names for it.
     pub fn new(bee: &Bee<D>, blobs: B) -> Self {
-        Self { files: Files::new(bee), blobs: Blobs::new(blobs) }
+        Self {
+            files: Files::new(bee),
+            blobs: Blobs::new(blobs),
+        }
     }
 
     /// The drive at an earlier version. Blobs are only ever appended, so theirs is the same core.
     #[must_use]
     pub fn checkout(&self, version: u64) -> Self {
-        Self { files: self.files.checkout(version), blobs: self.blobs.clone() }
+        Self {
+            files: self.files.checkout(version),
+            blobs: self.blobs.clone(),
+        }
     }
 
     /// Bytes of a file; 0 for an entry without a blob.
@@ -236,7 +278,11 @@ impl<D: Blocks, B: Blocks> Drive<D, B> {
 
     /// A reader of a file's bytes, all of them or a part.
     pub async fn read(&self, file: &File, part: Option<ByteRange<u64>>) -> Result<BlobReader<B>, DriveError> {
-        let Some(blob) = &file.entry.blob else { return Err(DriveError::NotAFile { path: file.path.clone() }) };
+        let Some(blob) = &file.entry.blob else {
+            return Err(DriveError::NotAFile {
+                path: file.path.clone(),
+            });
+        };
         Ok(match part {
             Some(part) => self.blobs.read_part(blob, part).await?,
             None => self.blobs.read(blob).await?,
@@ -245,7 +291,9 @@ impl<D: Blocks, B: Blocks> Drive<D, B> {
 
     /// The bytes of a name after all links, if it is there and they are at most `limit`.
     pub async fn get(&self, name: &str, limit: usize) -> Result<Option<Vec<u8>>, DriveError> {
-        let Some(file) = self.files.follow(name).await? else { return Ok(None) };
+        let Some(file) = self.files.follow(name).await? else {
+            return Ok(None);
+        };
         Ok(Some(self.read(&file, None).await?.to_vec(limit).await?))
     }
 }

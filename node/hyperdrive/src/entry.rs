@@ -77,7 +77,10 @@ mod tests {
 
     #[test]
     fn what_is_missing_null_or_unknown_does_not_hinder_reading() {
-        for json in ["{}", r#"{"executable":null,"linkname":null,"blob":null,"metadata":null,"later":[1]}"#] {
+        for json in [
+            "{}",
+            r#"{"executable":null,"linkname":null,"blob":null,"metadata":null,"later":[1]}"#,
+        ] {
             let entry = FileEntry::decode(Some(json.as_bytes())).unwrap();
             assert!(!entry.executable && entry.linkname.is_none() && entry.blob.is_none());
             assert!(entry.metadata.is_none());
@@ -87,13 +90,30 @@ mod tests {
     #[test]
     fn impossible_entries_are_errors() {
         assert!(matches!(FileEntry::decode(None), Err(EntryError::Missing)));
-        for json in ["", "null", "[]x", "\"x\"", r#"{"blob":{"blockOffset":-1}}"#, r#"{"blob":{}}"#] {
-            assert!(matches!(FileEntry::decode(Some(json.as_bytes())), Err(EntryError::Json(_))), "{json}");
+        for json in [
+            "",
+            "null",
+            "[]x",
+            "\"x\"",
+            r#"{"blob":{"blockOffset":-1}}"#,
+            r#"{"blob":{}}"#,
+        ] {
+            assert!(
+                matches!(FileEntry::decode(Some(json.as_bytes())), Err(EntryError::Json(_))),
+                "{json}"
+            );
         }
-        let far = r#"{"blob":{"blockOffset":9007199254740991,"byteOffset":0,"blockLength":1,"byteLength":1}}"#;
-        assert!(matches!(FileEntry::decode(Some(far.as_bytes())), Err(EntryError::Blob)));
+        let far =
+            r#"{"blob":{"blockOffset":9007199254740991,"byteOffset":0,"blockLength":1,"byteLength":1}}"#;
+        assert!(matches!(
+            FileEntry::decode(Some(far.as_bytes())),
+            Err(EntryError::Blob)
+        ));
         let long = format!("{{\"metadata\":\"{}\"}}", "x".repeat(MAX_JSON_BYTES));
-        assert!(matches!(FileEntry::decode(Some(long.as_bytes())), Err(EntryError::TooLong { .. })));
+        assert!(matches!(
+            FileEntry::decode(Some(long.as_bytes())),
+            Err(EntryError::TooLong { .. })
+        ));
     }
 
     #[test]

@@ -47,7 +47,9 @@ impl<D: Blocks> Files<D> {
         let mut range = end.clone().gt(&prefix);
         // Skipped names count too, or a hostile drive could keep this going through its whole length.
         for _ in 0..=limit {
-            let Some(entry) = view.peek(range).await? else { return Ok(folder) };
+            let Some(entry) = view.peek(range).await? else {
+                return Ok(folder);
+            };
             let rest = entry.key.get(prefix.len()..).unwrap_or_default();
             let slash = rest.iter().position(|&byte| byte == b'/');
             let name = rest.get(..slash.unwrap_or(rest.len())).unwrap_or_default();
@@ -58,7 +60,9 @@ impl<D: Blocks> Files<D> {
             if folder.items.len() == limit {
                 break;
             }
-            let Some(name) = std::str::from_utf8(name).ok().filter(|name| is_plain(name)) else { continue };
+            let Some(name) = std::str::from_utf8(name).ok().filter(|name| is_plain(name)) else {
+                continue;
+            };
             if slash.is_some() {
                 folder.items.entry(name.to_owned()).or_default().is_folder = true;
             } else if let Ok(decoded) = FileEntry::decode(entry.value.as_deref()) {

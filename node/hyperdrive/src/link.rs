@@ -37,7 +37,9 @@ impl FromStr for Link {
     fn from_str(text: &str) -> Result<Self, LinkError> {
         let text = text.trim();
         let scheme = text.find("://").map_or(0, |at| at + 3);
-        let host_end = text[scheme..].find(['/', '?', '#']).map_or(text.len(), |at| scheme + at);
+        let host_end = text[scheme..]
+            .find(['/', '?', '#'])
+            .map_or(text.len(), |at| scheme + at);
         let (address, rest) = text.split_at(host_end);
         let (address, version) = match address.split_once('+') {
             None => (address, None),
@@ -45,7 +47,11 @@ impl FromStr for Link {
         };
         // A query or fragment belongs to the program that opens the link, not to the archive.
         let path = rest.split(['?', '#']).next().unwrap_or_default();
-        Ok(Self { key: key::parse(address)?, version, path: path.to_owned() })
+        Ok(Self {
+            key: key::parse(address)?,
+            version,
+            path: path.to_owned(),
+        })
     }
 }
 

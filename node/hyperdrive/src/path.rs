@@ -62,7 +62,11 @@ fn parse(path: &str) -> (bool, Vec<&str>) {
     let prefix = match names.as_slice() {
         [first, _, ..] if first.ends_with(':') => {
             // JS counts UTF-16 units: `C:` and any other single-unit letter.
-            if first.encode_utf16().count() == 2 || *first == "file:" { 1 } else { 3 }
+            if first.encode_utf16().count() == 2 || *first == "file:" {
+                1
+            } else {
+                3
+            }
         }
         _ => return (path.starts_with(['/', '\\']), names),
     };
@@ -76,7 +80,16 @@ mod tests {
 
     #[test]
     fn every_accepted_name_is_its_own_normal_form() {
-        for name in ["a", "//a//b/", "a\\b", "C:/x", "file:///q", "https://host/x/y", "./a/./b/../c", "ü n/…"] {
+        for name in [
+            "a",
+            "//a//b/",
+            "a\\b",
+            "C:/x",
+            "file:///q",
+            "https://host/x/y",
+            "./a/./b/../c",
+            "ü n/…",
+        ] {
             let once = normalize(name).unwrap();
             assert_eq!(normalize(&once).as_deref(), Ok(once.as_str()));
         }

@@ -32,15 +32,25 @@ pub struct PatternError {
 impl Default for Selection {
     /// Everything.
     fn default() -> Self {
-        Self { include: None, exclude: GlobSet::empty() }
+        Self {
+            include: None,
+            exclude: GlobSet::empty(),
+        }
     }
 }
 
 impl Selection {
     /// Files that match one of `include`, or any file if that is empty, and none of `exclude`.
     pub fn new<S: AsRef<str>>(include: &[S], exclude: &[S]) -> Result<Self, PatternError> {
-        let include = if include.is_empty() { None } else { Some(globs(include)?) };
-        Ok(Self { include, exclude: globs(exclude)? })
+        let include = if include.is_empty() {
+            None
+        } else {
+            Some(globs(include)?)
+        };
+        Ok(Self {
+            include,
+            exclude: globs(exclude)?,
+        })
     }
 
     /// Whether every file is wanted.
@@ -59,8 +69,13 @@ fn globs<S: AsRef<str>>(patterns: &[S]) -> Result<GlobSet, PatternError> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
         let text = pattern.as_ref();
-        let glob = GlobBuilder::new(text.strip_prefix('/').unwrap_or(text)).literal_separator(true).build();
-        set.add(glob.map_err(|error| PatternError { pattern: text.to_owned(), reason: error.kind().to_string() })?);
+        let glob = GlobBuilder::new(text.strip_prefix('/').unwrap_or(text))
+            .literal_separator(true)
+            .build();
+        set.add(glob.map_err(|error| PatternError {
+            pattern: text.to_owned(),
+            reason: error.kind().to_string(),
+        })?);
     }
     set.build().map_err(|error| PatternError {
         pattern: error.glob().unwrap_or_default().to_owned(),
@@ -84,7 +99,9 @@ pub struct Plan {
 impl Plan {
     /// Number of blocks.
     pub fn block_count(&self) -> u64 {
-        self.blocks.iter().fold(0, |sum, range| sum.saturating_add(range.end - range.start))
+        self.blocks
+            .iter()
+            .fold(0, |sum, range| sum.saturating_add(range.end - range.start))
     }
 
     /// Leaves out blocks at and beyond `length`: entries may claim blocks that their core will never have.
@@ -96,7 +113,8 @@ impl Plan {
     }
 
     fn add(&mut self, blocks: impl IntoIterator<Item = Range<u64>>) {
-        self.blocks.extend(blocks.into_iter().filter(|range| range.start < range.end));
+        self.blocks
+            .extend(blocks.into_iter().filter(|range| range.start < range.end));
         if self.blocks.len() >= MAX_LOOSE_RANGES {
             self.join();
         }
@@ -122,7 +140,11 @@ pub async fn blocks_for<B: Blocks>(
     Ok(plan)
 }
 
-async fn add_blob<B: Blocks>(plan: &mut Plan, blobs: &Blobs<B>, pointer: &BlobPointer) -> Result<(), DriveError> {
+async fn add_blob<B: Blocks>(
+    plan: &mut Plan,
+    blobs: &Blobs<B>,
+    pointer: &BlobPointer,
+) -> Result<(), DriveError> {
     plan.add([pointer.blocks()]);
     plan.files += 1;
     if !pointer.block_map {
@@ -131,7 +153,9 @@ async fn add_blob<B: Blocks>(plan: &mut Plan, blobs: &Blobs<B>, pointer: &BlobPo
     }
     match blobs.map(pointer).await {
         Ok(map) => {
-            plan.bytes = map.iter().fold(plan.bytes, |sum, entry| sum.saturating_add(entry.byte_length));
+            plan.bytes = map
+                .iter()
+                .fold(plan.bytes, |sum, entry| sum.saturating_add(entry.byte_length));
             plan.add(map.iter().map(|entry| entry.index..entry.index.saturating_add(1)));
         }
         Err(error) if error.kind() == ErrorKind::Failed => return Err(error.into()),

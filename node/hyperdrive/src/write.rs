@@ -40,8 +40,15 @@ impl<D: AppendBlocks, B: AppendBlocks> DriveWriter<D, B> {
     /// [`DriveWriter::new`] with blobs cut into blocks of `block_size` bytes (at least 1).
     pub fn with_block_size(db: D, blobs: B, block_size: usize) -> Self {
         // JS writes the field `contentFeed` as null, which leaves the empty metadata that marks a drive.
-        let options = WriteOptions { metadata: Some(Metadata::default()), skip_equal: false };
-        Self { bee: BeeWriter::new(db, options), blobs, block_size: block_size.max(1) }
+        let options = WriteOptions {
+            metadata: Some(Metadata::default()),
+            skip_equal: false,
+        };
+        Self {
+            bee: BeeWriter::new(db, options),
+            blobs,
+            block_size: block_size.max(1),
+        }
     }
 
     /// The drive to read, which follows what is written.
@@ -89,7 +96,11 @@ impl<D: AppendBlocks, B: AppendBlocks> DriveWriter<D, B> {
 
     /// Several changes that appear as one. Their blobs are appended at once, their entries by [`DriveBatch::flush`].
     pub fn batch(&mut self) -> DriveBatch<'_, D, B> {
-        DriveBatch { batch: self.bee.batch(), blobs: &self.blobs, block_size: self.block_size }
+        DriveBatch {
+            batch: self.bee.batch(),
+            blobs: &self.blobs,
+            block_size: self.block_size,
+        }
     }
 }
 
@@ -136,11 +147,19 @@ impl<D: AppendBlocks, B: AppendBlocks> DriveBatch<'_, D, B> {
 }
 
 fn file_entry(blob: BlobPointer, options: FileOptions) -> FileEntry {
-    FileEntry { executable: options.executable, linkname: None, blob: Some(blob), metadata: options.metadata }
+    FileEntry {
+        executable: options.executable,
+        linkname: None,
+        blob: Some(blob),
+        metadata: options.metadata,
+    }
 }
 
 fn link_entry(target: &str) -> FileEntry {
-    FileEntry { linkname: Some(target.to_owned()), ..FileEntry::default() }
+    FileEntry {
+        linkname: Some(target.to_owned()),
+        ..FileEntry::default()
+    }
 }
 
 fn key(path: &str) -> Vec<u8> {
@@ -149,7 +168,10 @@ fn key(path: &str) -> Vec<u8> {
 
 fn encode(name: &str, entry: &FileEntry) -> Result<(Vec<u8>, Vec<u8>), DriveError> {
     let path = path::normalize(name)?;
-    let value = entry.encode().map_err(|source| DriveError::Entry { path: path.clone(), source })?;
+    let value = entry.encode().map_err(|source| DriveError::Entry {
+        path: path.clone(),
+        source,
+    })?;
     Ok((key(&path), value))
 }
 
@@ -215,6 +237,9 @@ impl<'a, B: AppendBlocks> BlobWriter<'a, B> {
             return Ok(());
         }
         let blocks = std::mem::take(&mut self.full);
-        self.core.append(blocks).await.map_err(|source| DriveError::Bee(BeeError::Append(source)))
+        self.core
+            .append(blocks)
+            .await
+            .map_err(|source| DriveError::Bee(BeeError::Append(source)))
     }
 }
