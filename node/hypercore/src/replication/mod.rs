@@ -211,10 +211,16 @@ impl Replicator {
         self.peers.keys().copied()
     }
 
-    /// The longest core that any peer of our fork claims, proven or not; 0 without peers.
-    pub fn claimed_length(&self, core: &impl Replica) -> u64 {
-        let same_fork = self.peers.values().filter(|peer| peer.remote.fork == core.fork());
-        same_fork.map(|peer| peer.remote.length).max().unwrap_or(0)
+    /// The longest core that any peer claims, proven or not (`u64::MAX` for a higher fork); none before a peer said anything.
+    pub fn claimed_length(&self, core: &impl Replica) -> Option<u64> {
+        let said = self.peers.values().filter(|peer| peer.synced);
+        said.map(|peer| match peer.remote.fork.cmp(&core.fork()) {
+            std::cmp::Ordering::Less => 0,
+            std::cmp::Ordering::Equal => peer.remote.length,
+            // Whatever its length, we are behind it.
+            std::cmp::Ordering::Greater => u64::MAX,
+        })
+        .max()
     }
 
     /// Requests that a peer may have in flight: from round trip and bandwidth, which the driver knows.
