@@ -55,7 +55,12 @@ pub(crate) fn backoff(attempts: u32, proven: bool, explicit: bool) -> Option<Bac
 
 /// Of two connections to one peer, does the new one stay? Both sides decide alike: the one dialled by the larger key stays,
 /// unless the existing one has carried bytes both ways, and so belongs to an earlier life of the peer.
-pub(crate) fn keep_new(own_key: &[u8; 32], remote_key: &[u8; 32], outdated: bool, new_is_initiator: bool) -> bool {
+pub(crate) fn keep_new(
+    own_key: &[u8; 32],
+    remote_key: &[u8; 32],
+    outdated: bool,
+    new_is_initiator: bool,
+) -> bool {
     outdated || (own_key > remote_key) == new_is_initiator
 }
 
@@ -66,7 +71,10 @@ pub(crate) enum Link {
     /// A dial of this number is under way.
     Dialling(u64),
     /// A connection of this number is open.
-    Open { number: u64, is_initiator: bool },
+    Open {
+        number: u64,
+        is_initiator: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -165,7 +173,12 @@ pub(crate) enum Admission {
 
 impl Peers {
     pub(crate) fn new(own_key: [u8; 32], limits: SwarmLimits) -> Self {
-        Self { own_key, limits, peers: HashMap::new(), next_number: 0 }
+        Self {
+            own_key,
+            limits,
+            peers: HashMap::new(),
+            next_number: 0,
+        }
     }
 
     fn number(&mut self) -> u64 {
@@ -191,7 +204,9 @@ impl Peers {
 
     /// A lookup named this peer under a topic that we are in as client.
     pub(crate) fn found(&mut self, public_key: [u8; 32], topic: Topic, addresses: &[SocketAddrV4]) {
-        let Some(peer) = self.upsert(public_key) else { return };
+        let Some(peer) = self.upsert(public_key) else {
+            return;
+        };
         if peer.topics.len() < MAX_TOPICS_PER_PEER {
             peer.topics.insert(topic);
         }
@@ -209,7 +224,9 @@ impl Peers {
     }
 
     pub(crate) fn join_peer(&mut self, public_key: [u8; 32], addresses: Vec<SocketAddrV4>) {
-        let Some(peer) = self.upsert(public_key) else { return };
+        let Some(peer) = self.upsert(public_key) else {
+            return;
+        };
         peer.explicit = true;
         if !addresses.is_empty() {
             peer.addresses = addresses;
@@ -236,7 +253,11 @@ impl Peers {
         }
         peer.queued = false;
         peer.retry_at = None;
-        if let Link::Open { number, .. } = peer.link { Some(number) } else { None }
+        if let Link::Open { number, .. } = peer.link {
+            Some(number)
+        } else {
+            None
+        }
     }
 
     pub(crate) fn forget_topic(&mut self, topic: &Topic) {
@@ -262,8 +283,12 @@ impl Peers {
             match peer.link {
                 Link::None => {}
                 Link::Dialling(_) => count.0 += 1,
-                Link::Open { is_initiator: true, .. } => count.1 += 1,
-                Link::Open { is_initiator: false, .. } => count.2 += 1,
+                Link::Open {
+                    is_initiator: true, ..
+                } => count.1 += 1,
+                Link::Open {
+                    is_initiator: false, ..
+                } => count.2 += 1,
             }
         }
         count
@@ -276,22 +301,34 @@ impl Peers {
             return None;
         }
         let room = dialling + ours + theirs < self.limits.max_peers;
-        let candidates = || self.peers.iter().filter(|(_, peer)| peer.queued && (room || peer.explicit));
+        let candidates = || {
+            self.peers
+                .iter()
+                .filter(|(_, peer)| peer.queued && (room || peer.explicit))
+        };
         let best = candidates().map(|(_, peer)| peer.priority()).max()?;
-        let equals: Vec<[u8; 32]> =
-            candidates().filter(|(_, peer)| peer.priority() == best).map(|(key, _)| *key).collect();
+        let equals: Vec<[u8; 32]> = candidates()
+            .filter(|(_, peer)| peer.priority() == best)
+            .map(|(key, _)| *key)
+            .collect();
         let index = usize::try_from(random % (equals.len().max(1) as u64)).unwrap_or(0);
         let public_key = *equals.get(index)?;
         let number = self.number();
         let peer = self.peers.get_mut(&public_key)?;
         peer.queued = false;
         peer.link = Link::Dialling(number);
-        Some(Dial { public_key, number, addresses: peer.addresses.clone() })
+        Some(Dial {
+            public_key,
+            number,
+            addresses: peer.addresses.clone(),
+        })
     }
 
     /// A dial failed.
     pub(crate) fn failed(&mut self, now: Instant, public_key: &[u8; 32], number: u64, random: u8) {
-        let Some(peer) = self.peers.get_mut(public_key) else { return };
+        let Some(peer) = self.peers.get_mut(public_key) else {
+            return;
+        };
         if peer.link != Link::Dialling(number) {
             return;
         }
@@ -302,12 +339,18 @@ impl Peers {
 
     /// A dial came through. `None`: it was given up meanwhile, drop it.
     pub(crate) fn dialled(&mut self, now: Instant, public_key: &[u8; 32], number: u64) -> Option<u64> {
-        let peer = self.peers.get_mut(public_key).filter(|peer| peer.link == Link::Dialling(number))?;
+        let peer = self
+            .peers
+            .get_mut(public_key)
+            .filter(|peer| peer.link == Link::Dialling(number))?;
         if peer.banned {
             peer.link = Link::None;
             return None;
         }
-        peer.link = Link::Open { number, is_initiator: true };
+        peer.link = Link::Open {
+            number,
+            is_initiator: true,
+        };
         peer.was_server = false;
         peer.proven = true;
         peer.connected_at = Some(now);
@@ -323,19 +366,26 @@ impl Peers {
     ) -> Admission {
         let (own_key, limit, theirs) = (self.own_key, self.limits.max_server_connections, self.count().2);
         let new = self.number();
-        let Some(peer) = self.upsert(public_key) else { return Admission::Refuse };
+        let Some(peer) = self.upsert(public_key) else {
+            return Admission::Refuse;
+        };
         let admission = match peer.link {
             _ if peer.banned => Admission::Refuse,
             Link::None if theirs >= limit => Admission::Refuse,
             Link::None => Admission::Admit(new),
-            Link::Dialling(old) if keep_new(&own_key, &public_key, false, false) => Admission::Replace { old, new },
+            Link::Dialling(old) if keep_new(&own_key, &public_key, false, false) => {
+                Admission::Replace { old, new }
+            }
             Link::Open { number: old, .. } if keep_new(&own_key, &public_key, outdated(old), false) => {
                 Admission::Replace { old, new }
             }
             Link::Dialling(_) | Link::Open { .. } => Admission::RefuseDouble,
         };
         if matches!(admission, Admission::Admit(_) | Admission::Replace { .. }) {
-            peer.link = Link::Open { number: new, is_initiator: false };
+            peer.link = Link::Open {
+                number: new,
+                is_initiator: false,
+            };
             peer.queued = false;
             peer.retry_at = None;
             peer.was_server = true;
@@ -348,12 +398,17 @@ impl Peers {
 
     /// A connection ended.
     pub(crate) fn closed(&mut self, now: Instant, public_key: &[u8; 32], number: u64, random: u8) {
-        let Some(peer) = self.peers.get_mut(public_key) else { return };
+        let Some(peer) = self.peers.get_mut(public_key) else {
+            return;
+        };
         if !matches!(peer.link, Link::Open { number: open, .. } if open == number) {
             return;
         }
         peer.link = Link::None;
-        let lived = peer.connected_at.take().map(|at| now.saturating_duration_since(at));
+        let lived = peer
+            .connected_at
+            .take()
+            .map(|at| now.saturating_duration_since(at));
         if lived.is_some_and(|lived| lived >= MIN_CONNECTION_TIME) {
             peer.attempts = 0;
         }
@@ -361,7 +416,9 @@ impl Peers {
     }
 
     fn lost(&mut self, now: Instant, public_key: &[u8; 32], random: u8) {
-        let Some(peer) = self.peers.get_mut(public_key) else { return };
+        let Some(peer) = self.peers.get_mut(public_key) else {
+            return;
+        };
         peer.attempts += 1;
         let wanted = peer.explicit || (!peer.topics.is_empty() && !peer.was_server);
         if wanted && !peer.banned {
@@ -388,7 +445,9 @@ impl Peers {
 
     /// Whether a peer found under this topic is connected.
     pub(crate) fn is_connected_under(&self, topic: &Topic) -> bool {
-        self.peers.values().any(|peer| matches!(peer.link, Link::Open { .. }) && peer.topics.contains(topic))
+        self.peers
+            .values()
+            .any(|peer| matches!(peer.link, Link::Open { .. }) && peer.topics.contains(topic))
     }
 
     pub(crate) fn statuses(&self) -> Vec<PeerStatus> {

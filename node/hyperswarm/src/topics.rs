@@ -34,7 +34,10 @@ struct Entry {
 
 impl Entry {
     fn mode(&self) -> Mode {
-        Mode { server: self.servers > 0, client: self.clients > 0 }
+        Mode {
+            server: self.servers > 0,
+            client: self.clients > 0,
+        }
     }
 }
 
@@ -97,7 +100,9 @@ impl Topics {
     }
 
     pub(crate) fn leave(&mut self, topic: &Topic) -> Option<Left> {
-        self.topics.remove(topic).map(|entry| Left { announced: entry.announced })
+        self.topics.remove(topic).map(|entry| Left {
+            announced: entry.announced,
+        })
     }
 
     pub(crate) fn refresh(&mut self, now: Instant, topic: &Topic) {
@@ -108,7 +113,17 @@ impl Topics {
 
     /// Every topic joined, and whether we may be announced under it.
     pub(crate) fn drain(&mut self) -> Vec<(Topic, Left)> {
-        self.topics.drain().map(|(topic, entry)| (topic, Left { announced: entry.announced })).collect()
+        self.topics
+            .drain()
+            .map(|(topic, entry)| {
+                (
+                    topic,
+                    Left {
+                        announced: entry.announced,
+                    },
+                )
+            })
+            .collect()
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -126,10 +141,19 @@ impl Topics {
 
     /// The next topic to look up now.
     pub(crate) fn next_task(&mut self, now: Instant) -> Option<(Topic, Task)> {
-        if self.topics.values().filter(|entry| entry.running.is_some()).count() >= MAX_RUNNING {
+        if self
+            .topics
+            .values()
+            .filter(|entry| entry.running.is_some())
+            .count()
+            >= MAX_RUNNING
+        {
             return None;
         }
-        let due = self.topics.iter_mut().filter(|(_, entry)| entry.running.is_none() && entry.next_at <= now);
+        let due = self
+            .topics
+            .iter_mut()
+            .filter(|(_, entry)| entry.running.is_none() && entry.next_at <= now);
         let (topic, entry) = due.min_by_key(|(_, entry)| entry.next_at)?;
         let mode = entry.mode();
         entry.running = Some(mode);
@@ -145,7 +169,9 @@ impl Topics {
 
     /// A lookup ended. `found`: peers named, ourselves not counted; `stored`: nodes that took our announcement.
     pub(crate) fn finished(&mut self, now: Instant, topic: &Topic, outcome: Outcome, random: u8) {
-        let Some(entry) = self.topics.get_mut(topic) else { return };
+        let Some(entry) = self.topics.get_mut(topic) else {
+            return;
+        };
         let Some(mode) = entry.running.take() else { return };
         let lonely = (mode.client && outcome.found == 0) || (mode.server && outcome.stored == 0);
         let wait = if entry.stale {
@@ -153,10 +179,18 @@ impl Topics {
         } else if lonely {
             entry.fruitless = entry.fruitless.saturating_add(1);
             let doubled = LONELY_FIRST * 2_u32.pow((entry.fruitless - 1).min(8));
-            if entry.fruitless > FRUITLESS { LONELY_PATIENT } else { doubled.min(LONELY_LAST) }
+            if entry.fruitless > FRUITLESS {
+                LONELY_PATIENT
+            } else {
+                doubled.min(LONELY_LAST)
+            }
         } else {
             entry.fruitless = 0;
-            if mode.client && !outcome.connected { REFRESH_UNCONNECTED } else { REFRESH }
+            if mode.client && !outcome.connected {
+                REFRESH_UNCONNECTED
+            } else {
+                REFRESH
+            }
         };
         entry.next_at = now + wait + wait * u32::from(random) / 1_280;
     }
@@ -202,12 +236,30 @@ mod tests {
         }
         assert_eq!(rests[..6], [2, 4, 8, 16, 30, 30]);
         assert_eq!(rests[24], 120);
-        let found = Outcome { found: 1, stored: 0, connected: true };
+        let found = Outcome {
+            found: 1,
+            stored: 0,
+            connected: true,
+        };
         assert_eq!(rest_after(&mut topics, now, found), REFRESH);
         now += REFRESH;
-        assert_eq!(rest_after(&mut topics, now, Outcome { connected: false, ..found }), REFRESH_UNCONNECTED);
+        assert_eq!(
+            rest_after(
+                &mut topics,
+                now,
+                Outcome {
+                    connected: false,
+                    ..found
+                }
+            ),
+            REFRESH_UNCONNECTED
+        );
         now += REFRESH_UNCONNECTED;
-        assert_eq!(rest_after(&mut topics, now, Outcome::default()), LONELY_FIRST, "and starts soon again");
+        assert_eq!(
+            rest_after(&mut topics, now, Outcome::default()),
+            LONELY_FIRST,
+            "and starts soon again"
+        );
     }
 
     #[test]
@@ -219,12 +271,37 @@ mod tests {
         topics.join(now, TOPIC, Mode::SERVER);
         assert_eq!(topics.next_task(now), None, "one lookup of a topic at a time");
         topics.finished(now, &TOPIC, Outcome::default(), 0);
-        assert_eq!(topics.next_task(now), Some((TOPIC, Task::Announce)), "the new mode runs at once");
-        topics.finished(now, &TOPIC, Outcome { found: 1, stored: 3, connected: true }, 0);
+        assert_eq!(
+            topics.next_task(now),
+            Some((TOPIC, Task::Announce)),
+            "the new mode runs at once"
+        );
+        topics.finished(
+            now,
+            &TOPIC,
+            Outcome {
+                found: 1,
+                stored: 3,
+                connected: true,
+            },
+            0,
+        );
         assert_eq!(topics.release(now, &TOPIC, Mode::SERVER), None);
         assert_eq!(topics.next_task(now), Some((TOPIC, Task::Withdraw)));
-        topics.finished(now, &TOPIC, Outcome { found: 1, stored: 0, connected: true }, 0);
-        assert_eq!(topics.release(now, &TOPIC, Mode::CLIENT), Some(Left { announced: false }));
+        topics.finished(
+            now,
+            &TOPIC,
+            Outcome {
+                found: 1,
+                stored: 0,
+                connected: true,
+            },
+            0,
+        );
+        assert_eq!(
+            topics.release(now, &TOPIC, Mode::CLIENT),
+            Some(Left { announced: false })
+        );
         assert_eq!(topics.len(), 0);
     }
 
@@ -238,7 +315,16 @@ mod tests {
         let started: Vec<_> = std::iter::from_fn(|| topics.next_task(now)).collect();
         assert_eq!(started.len(), MAX_RUNNING);
         assert_eq!(topics.poll_timeout(), None);
-        topics.finished(now, &started[0].0, Outcome { found: 1, stored: 1, connected: true }, 0);
+        topics.finished(
+            now,
+            &started[0].0,
+            Outcome {
+                found: 1,
+                stored: 1,
+                connected: true,
+            },
+            0,
+        );
         assert!(topics.next_task(now).is_some());
     }
 }

@@ -35,7 +35,9 @@ impl Rations {
         let filled = |(left, at): (f64, Instant)| {
             (left + now.saturating_duration_since(at).as_secs_f64() * per_second).min(burst)
         };
-        let due = self.purged_at.is_none_or(|at| now.saturating_duration_since(at) >= PURGE_EVERY);
+        let due = self
+            .purged_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= PURGE_EVERY);
         if due && self.hosts.len() >= MAX_HOSTS && !self.hosts.contains_key(&host) {
             self.purged_at = Some(now);
             self.hosts.retain(|_, bucket| filled(*bucket) < burst);

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cumulet_hyperdht::{
-    ConnectError, ConnectOptions, Connection, Dht, FirewallHook, ListenError, ListenOptions, LookupError, PeerRecord, Search,
-    Server,
+    ConnectError, ConnectOptions, Connection, Dht, FirewallHook, ListenError, ListenOptions, LookupError,
+    PeerRecord, Search, Server,
 };
 use cumulet_secret_stream::noise::KeyPair;
 use cumulet_udx::{StreamControl, StreamStats};
@@ -33,14 +33,36 @@ const POOL: usize = 64;
 
 /// What the handles ask of the task.
 pub(super) enum Command {
-    Listen { announce: bool, done: oneshot::Sender<Result<(), ListenError>> },
-    Join { topic: Topic, mode: Mode, done: oneshot::Sender<Result<watch::Receiver<u64>, ListenError>> },
-    Release { topic: Topic, mode: Mode },
-    Leave { topic: Topic },
-    Refresh { topic: Topic },
-    JoinPeer { public_key: [u8; 32], addresses: Vec<std::net::SocketAddrV4> },
-    LeavePeer { public_key: [u8; 32] },
-    Ban { public_key: [u8; 32], banned: bool },
+    Listen {
+        announce: bool,
+        done: oneshot::Sender<Result<(), ListenError>>,
+    },
+    Join {
+        topic: Topic,
+        mode: Mode,
+        done: oneshot::Sender<Result<watch::Receiver<u64>, ListenError>>,
+    },
+    Release {
+        topic: Topic,
+        mode: Mode,
+    },
+    Leave {
+        topic: Topic,
+    },
+    Refresh {
+        topic: Topic,
+    },
+    JoinPeer {
+        public_key: [u8; 32],
+        addresses: Vec<std::net::SocketAddrV4>,
+    },
+    LeavePeer {
+        public_key: [u8; 32],
+    },
+    Ban {
+        public_key: [u8; 32],
+        banned: bool,
+    },
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Shutdown(oneshot::Sender<()>),
 }
@@ -74,6 +96,8 @@ pub(super) struct Actor {
     closed: FuturesUnordered<BoxFuture<'static, u64>>,
     dials: FuturesUnordered<BoxFuture<'static, DialDone>>,
     lookups: FuturesUnordered<BoxFuture<'static, LookupDone>>,
+    /// Announcements of left topics being withdrawn.
+    withdrawals: FuturesUnordered<BoxFuture<'static, ()>>,
     found: mpsc::Receiver<Found>,
     found_tx: mpsc::Sender<Found>,
     rounds: HashMap<Topic, watch::Sender<u64>>,
@@ -97,6 +121,7 @@ enum Input {
     LookedUp(LookupDone),
     Found(Found),
     Closed(u64),
+    Withdrawn,
     Time,
     Cancelled,
 }
@@ -109,7 +134,8 @@ async fn accept(server: &mut Option<Server>) -> Option<Connection> {
 }
 
 fn carried_both_ways(stats: &StreamStats) -> bool {
-    stats.bytes_received > UDX_HEADER * stats.packets_received && stats.bytes_sent > UDX_HEADER * stats.packets_sent
+    stats.bytes_received > UDX_HEADER * stats.packets_received
+        && stats.bytes_sent > UDX_HEADER * stats.packets_sent
 }
 
 impl Actor {
@@ -134,6 +160,7 @@ impl Actor {
             closed: FuturesUnordered::new(),
             dials: FuturesUnordered::new(),
             lookups: FuturesUnordered::new(),
+            withdrawals: FuturesUnordered::new(),
             found,
             found_tx,
             rounds: HashMap::new(),
@@ -163,6 +190,7 @@ impl Actor {
                 Some(done) = self.lookups.next() => Input::LookedUp(done),
                 Some(found) = self.found.recv() => Input::Found(found),
                 Some(number) = self.closed.next() => Input::Closed(number),
+                Some(()) = self.withdrawals.next() => Input::Withdrawn,
                 () = sleep_until(wake) => Input::Time,
             };
             match input {
@@ -180,7 +208,10 @@ impl Actor {
     }
 
     fn next_wake(&self) -> Option<Instant> {
-        [self.peers.poll_timeout(), self.topics.poll_timeout()].into_iter().flatten().min()
+        [self.peers.poll_timeout(), self.topics.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn byte(&mut self) -> u8 {
@@ -203,7 +234,16 @@ impl Actor {
             Input::LookedUp((topic, found, stored)) => {
                 let random = self.byte();
                 let connected = self.peers.is_connected_under(&topic);
-                self.topics.finished(now, &topic, Outcome { found, stored, connected }, random);
+                self.topics.finished(
+                    now,
+                    &topic,
+                    Outcome {
+                        found,
+                        stored,
+                        connected,
+                    },
+                    random,
+                );
                 if let Some(rounds) = self.rounds.get(&topic) {
                     rounds.send_modify(|rounds| *rounds += 1);
                 }
@@ -217,7 +257,7 @@ impl Actor {
             }
             Input::Closed(number) => self.on_closed(now, number),
             Input::Time => self.peers.handle_timeout(now),
-            Input::Command(None) | Input::Cancelled => {}
+            Input::Command(None) | Input::Withdrawn | Input::Cancelled => {}
         }
     }
 
@@ -246,13 +286,24 @@ impl Actor {
                 self.after_leaving(topic, left);
             }
             Command::Refresh { topic } => self.topics.refresh(now, &topic),
-            Command::JoinPeer { public_key, addresses } => self.peers.join_peer(public_key, addresses),
+            Command::JoinPeer {
+                public_key,
+                addresses,
+            } => self.peers.join_peer(public_key, addresses),
             Command::LeavePeer { public_key } => self.peers.leave_peer(&public_key),
             Command::Ban { public_key, banned } => {
                 let mut list = self.banned.lock().unwrap_or_else(PoisonError::into_inner);
-                if banned { list.insert(public_key) } else { list.remove(&public_key) };
+                if banned {
+                    list.insert(public_key)
+                } else {
+                    list.remove(&public_key)
+                };
                 drop(list);
-                if let Some(link) = self.peers.ban(public_key, banned).and_then(|number| self.links.get(&number)) {
+                if let Some(link) = self
+                    .peers
+                    .ban(public_key, banned)
+                    .and_then(|number| self.links.get(&number))
+                {
                     link.control.destroy();
                 }
             }
@@ -274,12 +325,20 @@ impl Actor {
         let (banned, accepted, limit) = (self.banned.clone(), self.accepted_now.clone(), self.max_accepted);
         let user = self.firewall.clone();
         let firewall: FirewallHook = Arc::new(move |public_key, payload, address| {
-            let banned = banned.lock().unwrap_or_else(PoisonError::into_inner).contains(public_key);
+            let banned = banned
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(public_key);
             !banned
                 && accepted.load(Ordering::Relaxed) < limit
-                && user.as_ref().is_none_or(|user| user(public_key, payload, address))
+                && user
+                    .as_ref()
+                    .is_none_or(|user| user(public_key, payload, address))
         });
-        let options = ListenOptions { firewall: Some(firewall), private: !announce };
+        let options = ListenOptions {
+            firewall: Some(firewall),
+            private: !announce,
+        };
         self.server = Some(self.dht.listen(self.key_pair.clone(), options).await?);
         self.announced = announce;
         Ok(())
@@ -291,9 +350,9 @@ impl Actor {
         self.peers.forget_topic(&topic);
         if left.announced {
             let (dht, key_pair) = (self.dht.clone(), self.key_pair.clone());
-            self.lookups.push(Box::pin(async move {
+            self.withdrawals.push(Box::pin(async move {
+                // What is not withdrawn expires.
                 let _ = dht.unannounce(topic, &key_pair).await;
-                (topic, 0, 0)
             }));
         }
     }
@@ -315,12 +374,21 @@ impl Actor {
     fn start_dials(&mut self) {
         loop {
             let random = u64::from(self.byte()) << 8 | u64::from(self.byte());
-            let Some(dial) = self.peers.next_dial(random) else { return };
+            let Some(dial) = self.peers.next_dial(random) else {
+                return;
+            };
             let (dht, key_pair) = (self.dht.clone(), self.key_pair.clone());
             self.dials.push(Box::pin(async move {
-                let options = ConnectOptions { key_pair, relay_addresses: dial.addresses };
+                let options = ConnectOptions {
+                    key_pair,
+                    relay_addresses: dial.addresses,
+                };
                 let result = tokio::time::timeout(DIAL_TIMEOUT, dht.connect(dial.public_key, options)).await;
-                (dial.public_key, dial.number, result.unwrap_or(Err(ConnectError::PeerUnreachable)))
+                (
+                    dial.public_key,
+                    dial.number,
+                    result.unwrap_or(Err(ConnectError::PeerUnreachable)),
+                )
             }));
         }
     }
@@ -351,8 +419,11 @@ impl Actor {
 
     fn on_accepted(&mut self, now: Instant, connection: Connection) {
         let links = &self.links;
-        let outdated =
-            |number: u64| links.get(&number).is_some_and(|link| carried_both_ways(&link.control.stats()));
+        let outdated = |number: u64| {
+            links
+                .get(&number)
+                .is_some_and(|link| carried_both_ways(&link.control.stats()))
+        };
         match self.peers.accepted(now, connection.remote_public_key, outdated) {
             Admission::Admit(number) => {
                 self.counters.accepted += 1;
@@ -398,7 +469,9 @@ impl Actor {
     }
 
     fn on_closed(&mut self, now: Instant, number: u64) {
-        let Some(link) = self.links.remove(&number) else { return };
+        let Some(link) = self.links.remove(&number) else {
+            return;
+        };
         let random = self.byte();
         self.peers.closed(now, &link.public_key, number, random);
         if let Some((number, connection)) = self.replacing.remove(&number) {
@@ -417,7 +490,8 @@ impl Actor {
             topics: self.topics.len(),
             ..self.counters
         };
-        self.stats.send_if_modified(|seen| std::mem::replace(seen, stats) != stats);
+        self.stats
+            .send_if_modified(|seen| std::mem::replace(seen, stats) != stats);
     }
 
     async fn shut_down(&mut self) {
@@ -457,7 +531,11 @@ async fn sleep_until(at: Option<Instant>) {
 
 /// The first bytes of a key, for logs.
 fn short(public_key: &[u8; 32]) -> String {
-    public_key.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    public_key
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// One refresh of a topic.
@@ -485,7 +563,9 @@ impl Lookup {
         let mut search: Search = match task {
             Task::Announce => {
                 let relays = self.relay_addresses().await;
-                self.dht.announce_and_search(self.topic, &self.key_pair, relays).await?
+                self.dht
+                    .announce_and_search(self.topic, &self.key_pair, relays)
+                    .await?
             }
             Task::LookUp => self.dht.search(self.topic).await?,
             Task::Withdraw => {
@@ -497,7 +577,15 @@ impl Lookup {
         while let Some(mut peers) = search.next().await {
             peers.retain(|peer| peer.public_key != *self.key_pair.public_key());
             count += peers.len();
-            if self.found.send(Found { topic: self.topic, peers }).await.is_err() {
+            if self
+                .found
+                .send(Found {
+                    topic: self.topic,
+                    peers,
+                })
+                .await
+                .is_err()
+            {
                 return Err(LookupError::Closed);
             }
         }
@@ -506,8 +594,14 @@ impl Lookup {
 
     /// Where the key is announced; waits a little for the first announcement.
     async fn relay_addresses(&mut self) -> Vec<std::net::SocketAddrV4> {
-        let Some(relays) = &mut self.relays else { return Vec::new() };
+        let Some(relays) = &mut self.relays else {
+            return Vec::new();
+        };
         let known = tokio::time::timeout(ANNOUNCE_WAIT, relays.wait_for(Option::is_some)).await;
-        known.ok().and_then(Result::ok).and_then(|relays| relays.clone()).unwrap_or_default()
+        known
+            .ok()
+            .and_then(Result::ok)
+            .and_then(|relays| relays.clone())
+            .unwrap_or_default()
     }
 }

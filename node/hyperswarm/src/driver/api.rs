@@ -125,6 +125,8 @@ pub struct PeerStatus {
 
 impl fmt::Debug for SwarmConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SwarmConfig").field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("SwarmConfig")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
     }
 }

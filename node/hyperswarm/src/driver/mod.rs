@@ -31,7 +31,9 @@ pub struct Join {
 
 impl fmt::Debug for Join {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Join").field("mode", &self.mode).finish_non_exhaustive()
+        f.debug_struct("Join")
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
     }
 }
 
@@ -50,7 +52,10 @@ impl Join {
 
 impl Drop for Join {
     fn drop(&mut self) {
-        let _ = self.commands.send(Command::Release { topic: self.topic, mode: self.mode });
+        let _ = self.commands.send(Command::Release {
+            topic: self.topic,
+            mode: self.mode,
+        });
     }
 }
 
@@ -67,7 +72,9 @@ pub struct Swarm {
 
 impl fmt::Debug for Swarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Swarm").field("dht", &self.dht).finish_non_exhaustive()
+        f.debug_struct("Swarm")
+            .field("dht", &self.dht)
+            .finish_non_exhaustive()
     }
 }
 
@@ -80,7 +87,13 @@ impl Swarm {
         let public_key = *config.key_pair.public_key();
         let (actor, stats) = Actor::new(dht.clone(), config, queue, connection_tx);
         tasks.spawn(actor.run(cancel));
-        Self { commands, connections: Arc::new(Mutex::new(connections)), stats, public_key, dht }
+        Self {
+            commands,
+            connections: Arc::new(Mutex::new(connections)),
+            stats,
+            public_key,
+            dht,
+        }
     }
 
     fn send(&self, command: Command) -> Result<(), SwarmError> {
@@ -114,7 +127,13 @@ impl Swarm {
         self.send(Command::Join { topic, mode, done })?;
         let rounds = joined.await.map_err(|_| SwarmError::Closed)??;
         let joined_at = *rounds.borrow();
-        Ok(Join { topic, mode, rounds, joined_at, commands: self.commands.clone() })
+        Ok(Join {
+            topic,
+            mode,
+            rounds,
+            joined_at,
+            commands: self.commands.clone(),
+        })
     }
 
     /// Leaves a topic, whatever joins exist.
@@ -125,7 +144,10 @@ impl Swarm {
     /// Keeps a connection to this peer, for ever, without any topic. `addresses`: the peer's own, or nodes that know it;
     /// with the peer's own address no DHT is needed.
     pub fn join_peer(&self, public_key: [u8; 32], addresses: Vec<SocketAddrV4>) -> Result<(), SwarmError> {
-        self.send(Command::JoinPeer { public_key, addresses })
+        self.send(Command::JoinPeer {
+            public_key,
+            addresses,
+        })
     }
 
     /// Takes [`Swarm::join_peer`] back; an open connection stays.
