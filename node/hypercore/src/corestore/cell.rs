@@ -125,7 +125,9 @@ impl Cell {
         for item in abandoned {
             match item {
                 Abandoned::Block(index) => {
-                    let Some(waiters) = self.waiters.get_mut(&index) else { continue };
+                    let Some(waiters) = self.waiters.get_mut(&index) else {
+                        continue;
+                    };
                     waiters.retain(|waiter| !waiter.is_closed());
                     if waiters.is_empty() {
                         self.waiters.remove(&index);
@@ -235,7 +237,9 @@ impl Shared {
             return Ok(());
         }
         let mut cell = self.flush(cell).await?;
-        let Cell { replicator, replica, .. } = &mut *cell;
+        let Cell {
+            replicator, replica, ..
+        } = &mut *cell;
         replicator.committed(replica);
         cell.pump(self);
         Ok(())
@@ -271,7 +275,9 @@ impl Shared {
         cell.recount();
         cell.note_change(self);
         let mut cell = self.flush(cell).await?;
-        let Cell { replicator, replica, .. } = &mut *cell;
+        let Cell {
+            replicator, replica, ..
+        } = &mut *cell;
         replicator.committed(replica);
         replicator.dropped(&dropped);
         replicator.local_change(added, replica, Instant::now());

@@ -69,7 +69,10 @@ impl Download {
             if state.contiguous_length >= end {
                 return Ok(());
             }
-            let held = self.core.with_core(|core| core.bitfield().contains_range(self.blocks.start..end)).await;
+            let held = self
+                .core
+                .with_core(|core| core.bitfield().contains_range(self.blocks.start..end))
+                .await;
             if held && self.core.state().generation == state.generation {
                 return Ok(());
             }
@@ -162,7 +165,10 @@ impl CoreHandle {
         let mut result = None;
         let changed = |core: &mut BoxedCore| {
             result = Some(change(core)?);
-            Ok::<_, E>(Changed { added: 0..core.length(), dropped: 0..0 })
+            Ok::<_, E>(Changed {
+                added: 0..core.length(),
+                dropped: 0..0,
+            })
         };
         self.shared.change(changed).await?;
         result.ok_or(CorestoreError::Closed)
@@ -213,7 +219,10 @@ impl CoreHandle {
     pub async fn clear(&self, blocks: Range<u64>) -> Result<(), CorestoreError> {
         let clear = |core: &mut BoxedCore| {
             core.clear(blocks.clone())?;
-            Ok::<_, crate::storage::StorageError>(Changed { added: 0..0, dropped: blocks.clone() })
+            Ok::<_, crate::storage::StorageError>(Changed {
+                added: 0..0,
+                dropped: blocks.clone(),
+            })
         };
         self.shared.change(clear).await.map(drop)
     }
@@ -246,7 +255,11 @@ impl CoreHandle {
         };
         // Too late is an answer too: the core did not grow.
         let _ = timeout(self.shared.config.read_timeout, grown).await;
-        if self.is_closed() { Err(CorestoreError::Closed) } else { Ok(self.state().length > before) }
+        if self.is_closed() {
+            Err(CorestoreError::Closed)
+        } else {
+            Ok(self.state().length > before)
+        }
     }
 
     /// Wants a range of blocks, now and as the core grows (`0..u64::MAX` follows it), until the returned value is dropped.
@@ -254,7 +267,12 @@ impl CoreHandle {
         let mut cell = self.shared.lock().await;
         let id = cell.add_download(blocks.clone(), Instant::now());
         cell.pump(&self.shared);
-        Download { core: self.clone(), id, blocks, durable: self.watch_durable() }
+        Download {
+            core: self.clone(),
+            id,
+            blocks,
+            durable: self.watch_durable(),
+        }
     }
 
     /// As [`Blocks::seek`], for blocks with `padding` bytes in front that are not counted (8 on encrypted cores).
@@ -276,10 +294,15 @@ impl CoreHandle {
                     SeekResult::Beyond => {
                         cell.replicator.cancel_seek(byte_offset, padding);
                         let length = cell.replica.core().length();
-                        return Err(BlocksError::OutOfRange { index: byte_offset, length });
+                        return Err(BlocksError::OutOfRange {
+                            index: byte_offset,
+                            length,
+                        });
                     }
                     SeekResult::Within { .. } => {
-                        let crate::corestore::cell::Cell { replicator, replica, .. } = &mut *cell;
+                        let crate::corestore::cell::Cell {
+                            replicator, replica, ..
+                        } = &mut *cell;
                         replicator.want_seek(byte_offset, padding, replica, Instant::now());
                         cell.pump(&self.shared);
                     }
@@ -298,12 +321,17 @@ impl CoreHandle {
 
 impl std::fmt::Debug for CoreHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CoreHandle").field("state", &self.state()).finish_non_exhaustive()
+        f.debug_struct("CoreHandle")
+            .field("state", &self.state())
+            .finish_non_exhaustive()
     }
 }
 
 fn failed(index: u64, source: impl std::error::Error + Send + Sync + 'static) -> BlocksError {
-    BlocksError::Failed { index, source: Box::new(source) }
+    BlocksError::Failed {
+        index,
+        source: Box::new(source),
+    }
 }
 
 impl Blocks for CoreHandle {
@@ -317,7 +345,12 @@ impl Blocks for CoreHandle {
         if index >= length {
             return Err(BlocksError::OutOfRange { index, length });
         }
-        if let Some(block) = cell.replica.core().get(index).map_err(|error| failed(index, error))? {
+        if let Some(block) = cell
+            .replica
+            .core()
+            .get(index)
+            .map_err(|error| failed(index, error))?
+        {
             return Ok(block);
         }
         if self.is_closed() {
@@ -326,7 +359,10 @@ impl Blocks for CoreHandle {
         let stored = cell.wait_for_block(index, Instant::now());
         cell.pump(&self.shared);
         drop(cell);
-        let waiting = Waiting { shared: &self.shared, index };
+        let waiting = Waiting {
+            shared: &self.shared,
+            index,
+        };
         tokio::select! {
             stored = timeout(self.shared.config.read_timeout, stored) => {
                 if !matches!(stored, Ok(Ok(()))) {
@@ -336,7 +372,10 @@ impl Blocks for CoreHandle {
             () = self.shared.closed.cancelled() => return Err(BlocksError::Closed),
         }
         drop(waiting);
-        let block = self.with_core(|core| core.get(index)).await.map_err(|error| failed(index, error))?;
+        let block = self
+            .with_core(|core| core.get(index))
+            .await
+            .map_err(|error| failed(index, error))?;
         // Gone again if a reorganisation came between.
         block.ok_or(BlocksError::NotAvailable { index })
     }

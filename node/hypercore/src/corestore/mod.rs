@@ -10,6 +10,7 @@
 
 pub(crate) mod cell;
 mod handle;
+mod key_file;
 pub(crate) mod outbox;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use crate::replication::PeerId;
 use crate::storage::{DiskOptions, DiskStorage, MemoryStorage, Storage, StorageError};
 
 use cell::{BoxedCore, Shared};
+use key_file::CorePaths;
 use outbox::Outbox;
 
 pub use handle::{CoreHandle, CoreState, CoreStats, Download};
@@ -146,7 +148,8 @@ impl Corestore {
     /// # Errors
     /// [`CorestoreError::Open`], [`CorestoreError::Closed`].
     pub async fn get(&self, key: Key) -> Result<CoreHandle, CorestoreError> {
-        self.open_core(discovery_key(&key), |storage| Core::open(storage, key), key).await
+        self.open_core(discovery_key(&key), move |storage| Core::open(storage, key), key)
+            .await
     }
 
     /// The core of `manifest`, writable if `key_pair` is its only signer, made if the store does not hold it. It is offered
@@ -154,7 +157,11 @@ impl Corestore {
     ///
     /// # Errors
     /// [`CorestoreError::Open`], [`CorestoreError::Closed`].
-    pub async fn create(&self, manifest: Manifest, key_pair: Option<KeyPair>) -> Result<CoreHandle, CorestoreError> {
+    pub async fn create(
+        &self,
+        manifest: Manifest,
+        key_pair: Option<KeyPair>,
+    ) -> Result<CoreHandle, CorestoreError> {
         let key = manifest.key();
         let make = move |storage: Box<dyn Storage>| {
             if storage.manifest().is_none() {
@@ -178,20 +185,28 @@ impl Corestore {
         Ok(shared.map(|shared| CoreHandle { shared }))
     }
 
-    pub(crate) async fn find_shared(&self, discovery_key: &Hash) -> Result<Option<Arc<Shared>>, CorestoreError> {
+    pub(crate) async fn find_shared(
+        &self,
+        discovery_key: &Hash,
+    ) -> Result<Option<Arc<Shared>>, CorestoreError> {
         let mut cores = self.inner.cores.lock().await;
         let cores = cores.as_mut().ok_or(CorestoreError::Closed)?;
         if let Some(shared) = cores.get(discovery_key) {
             return Ok(Some(shared.clone()));
         }
-        let Some(directory) = self.directory_of(discovery_key) else { return Ok(None) };
+        let Some(paths) = self.paths_of(discovery_key) else {
+            return Ok(None);
+        };
         let disk = self.inner.config.disk.clone();
         let opened = blocking(move || {
-            let Some(key) = DiskStorage::read_key(&directory)? else { return Ok(None) };
-            let storage: Box<dyn Storage> = Box::new(DiskStorage::open(&directory, key, &disk)?);
-            Ok(Some(Core::open(storage, key)?))
+            let Some(key) = paths.read_key()? else {
+                return Ok(None);
+            };
+            Ok(Some(Core::open(open_disk(&paths, key, disk)?, key)?))
         });
-        let Some(core) = opened.await?.filter(|core| core.discovery_key() == discovery_key) else { return Ok(None) };
+        let Some(core) = opened.await? else {
+            return Ok(None);
+        };
         let shared = Arc::new(Shared::new(core, self.inner.config.clone()));
         cores.insert(*discovery_key, shared.clone());
         Ok(Some(shared))
@@ -208,10 +223,13 @@ impl Corestore {
         let shared = if let Some(shared) = cores.get(&discovery_key) {
             shared.clone()
         } else {
-            let (directory, disk) = (self.directory_of(&discovery_key), self.inner.config.disk.clone());
+            let (paths, disk) = (self.paths_of(&discovery_key), self.inner.config.disk.clone());
             let opened = blocking(move || {
-                let storage: Box<dyn Storage> = match directory {
-                    Some(directory) => Box::new(DiskStorage::open(&directory, key, &disk)?),
+                let storage: Box<dyn Storage> = match paths {
+                    Some(paths) => {
+                        paths.write_key(&key)?;
+                        open_disk(&paths, key, disk)?
+                    }
                     None => Box::new(MemoryStorage::new()),
                 };
                 let mut core = make(storage)?;
@@ -265,13 +283,10 @@ impl Corestore {
             // Whoever is changing the core now ends first.
             drop(shared.lock().await);
         }
-        let Some(directory) = self.directory_of(discovery_key) else { return Ok(open.is_some()) };
-        let removed = blocking(move || match std::fs::remove_dir_all(&directory) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(failed("delete", &directory)(error)),
-        });
-        Ok(removed.await? || open.is_some())
+        let Some(paths) = self.paths_of(discovery_key) else {
+            return Ok(open.is_some());
+        };
+        Ok(blocking(move || paths.remove()).await? || open.is_some())
     }
 
     /// Makes everything durable and closes all handles.
@@ -279,7 +294,9 @@ impl Corestore {
     /// # Errors
     /// The first [`CorestoreError::Storage`]; all cores are closed nevertheless.
     pub async fn close(&self) -> Result<(), CorestoreError> {
-        let Some(cores) = self.inner.cores.lock().await.take() else { return Ok(()) };
+        let Some(cores) = self.inner.cores.lock().await.take() else {
+            return Ok(());
+        };
         let mut result = Ok(());
         for shared in cores.into_values() {
             result = result.and(shared.commit().await);
@@ -295,7 +312,11 @@ impl Corestore {
         let mut connections = self.connections();
         connections.retain(|outbox| outbox.strong_count() > 0);
         connections.push(Arc::downgrade(outbox));
-        Ok(cores.values().filter(|shared| shared.wanted.load(Ordering::SeqCst)).cloned().collect())
+        Ok(cores
+            .values()
+            .filter(|shared| shared.wanted.load(Ordering::SeqCst))
+            .cloned()
+            .collect())
     }
 
     /// Closes a core that a connection has left, if nothing else uses it.
@@ -315,24 +336,34 @@ impl Corestore {
     }
 
     fn connections(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Outbox>>> {
-        self.inner.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn directory_of(&self, discovery_key: &Hash) -> Option<PathBuf> {
+    fn paths_of(&self, discovery_key: &Hash) -> Option<CorePaths> {
         match &self.inner.place {
             Place::Memory => None,
-            Place::Directory(root) => {
-                let name = crate::key::to_hex(discovery_key);
-                Some(root.join(&name[..2]).join(name))
-            }
+            Place::Directory(root) => Some(CorePaths::new(root, discovery_key)),
         }
     }
 }
 
 impl std::fmt::Debug for Corestore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Corestore").field("config", &self.inner.config).finish_non_exhaustive()
+        f.debug_struct("Corestore")
+            .field("config", &self.inner.config)
+            .finish_non_exhaustive()
     }
+}
+
+fn open_disk(paths: &CorePaths, key: Key, options: DiskOptions) -> Result<Box<dyn Storage>, CorestoreError> {
+    Ok(Box::new(DiskStorage::open(
+        &paths.directory,
+        discovery_key(&key),
+        options,
+    )?))
 }
 
 /// Runs work that waits for a disk off the runtime's threads.
@@ -340,11 +371,17 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, CorestoreError> + Send + 'static,
 ) -> Result<T, CorestoreError> {
     // Cancelled only when the runtime ends, panicked only on a defect of ours.
-    tokio::task::spawn_blocking(work).await.map_err(|_| CorestoreError::Closed)?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| CorestoreError::Closed)?
 }
 
 fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> CorestoreError + 'a {
-    move |source| CorestoreError::Directory { action, path: path.to_owned(), source }
+    move |source| CorestoreError::Directory {
+        action,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn list_directory(root: &Path) -> Result<Vec<Hash>, CorestoreError> {
@@ -358,7 +395,11 @@ fn list_directory(root: &Path) -> Result<Vec<Hash>, CorestoreError> {
             let inner = inner.map_err(failed("list", &outer))?;
             // Anything else in there is not ours to judge.
             let name = inner.file_name();
-            found.extend(name.to_str().filter(|name| name.len() == 64).and_then(|name| crate::key::parse(name).ok()));
+            let name = name.to_str().and_then(|name| name.strip_suffix(".key"));
+            found.extend(
+                name.filter(|name| name.len() == 64)
+                    .and_then(|name| crate::key::parse(name).ok()),
+            );
         }
     }
     Ok(found)

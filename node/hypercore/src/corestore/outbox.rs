@@ -71,13 +71,19 @@ impl Outbox {
         self.lock().bytes
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
         let queue = self.lock();
         queue.messages.is_empty() && queue.attach.is_empty()
     }
 
     pub(crate) fn overflowed(&self) -> bool {
         self.lock().overflowed
+    }
+
+    /// Wakes the connection without having anything for it.
+    pub(crate) fn nudge(&self) {
+        self.notify.notify_one();
     }
 
     /// Returns when something was added since the last call returned.
@@ -103,8 +109,10 @@ fn merge(messages: &mut VecDeque<(PeerId, Message)>, to: PeerId, message: &Messa
                 return true;
             }
             (Message::Range(old), Message::Range(new)) if !old.drop && !new.drop => {
-                let (old_end, new_end) =
-                    (old.start.saturating_add(old.length), new.start.saturating_add(new.length));
+                let (old_end, new_end) = (
+                    old.start.saturating_add(old.length),
+                    new.start.saturating_add(new.length),
+                );
                 if new.start > old_end || old.start > new_end {
                     return false;
                 }
@@ -135,11 +143,18 @@ mod tests {
     use crate::messages::{Range, Sync};
 
     fn range(start: u64, length: u64) -> Message {
-        Message::Range(Range { drop: false, start, length })
+        Message::Range(Range {
+            drop: false,
+            start,
+            length,
+        })
     }
 
     fn sync(length: u64) -> Message {
-        Message::Sync(Sync { length, ..Sync::default() })
+        Message::Sync(Sync {
+            length,
+            ..Sync::default()
+        })
     }
 
     #[test]
@@ -158,11 +173,22 @@ mod tests {
     #[test]
     fn what_is_said_to_one_peer_is_not_merged_into_what_is_said_to_another_nor_over_a_drop() {
         let outbox = Outbox::default();
-        let drop = Message::Range(Range { drop: true, start: 3, length: 1 });
-        for (peer, message) in [(1, range(0, 5)), (2, range(5, 1)), (1, drop.clone()), (1, range(3, 1))] {
+        let drop = Message::Range(Range {
+            drop: true,
+            start: 3,
+            length: 1,
+        });
+        for (peer, message) in [
+            (1, range(0, 5)),
+            (2, range(5, 1)),
+            (1, drop.clone()),
+            (1, range(3, 1)),
+        ] {
             outbox.push(PeerId(peer), message);
         }
-        let all: Vec<_> = std::iter::from_fn(|| outbox.pop()).map(|(_, message)| message).collect();
+        let all: Vec<_> = std::iter::from_fn(|| outbox.pop())
+            .map(|(_, message)| message)
+            .collect();
         assert_eq!(all, [range(0, 5), range(5, 1), drop, range(3, 1)]);
     }
 
