@@ -27,10 +27,11 @@ use crate::manifest::Manifest;
 use crate::replication::PeerId;
 use crate::storage::{DiskOptions, DiskStorage, MemoryStorage, Storage, StorageError};
 
-use cell::{BoxedCore, Shared};
+use cell::Shared;
 use key_file::CorePaths;
 use outbox::Outbox;
 
+pub use cell::BoxedCore;
 pub use handle::{CoreHandle, CoreState, CoreStats, Download};
 
 /// Requests in flight per peer and core: with blocks of 64 KiB this fills a path of 8 MiB, and of a larger one the peer's own
