@@ -1,2 +1,42 @@
-//! Developer commands of the repository.
-fn main() {}
+//! Developer commands of the repository: `cargo xtask <command>`.
+//!
+//! One module per command; each step says what it does and how long it took, and is skipped when its result is there.
+//! What the commands share with the end-to-end tests is in the crate `cumulet-e2e`.
+
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  cargo xtask cluster up                 a real Kubernetes on this machine
+  cargo xtask cluster kubectl get pods   look at it
+  cargo xtask cluster down               remove every trace of it";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A real single-node Kubernetes on this machine.
+    #[command(subcommand)]
+    Cluster(commands::cluster::Command),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Cluster(command) => commands::cluster::run(command),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,39 @@
-//! Hyperbee: an ordered key-value tree on a Hypercore.
+//! Hyperbee: an ordered key-value tree on a Hypercore, compatible with the JS package `hyperbee` 2.
+//!
+//! A bee is a core whose block 0 is a header and whose every other block is one put or delete together with the
+//! B-tree nodes that changed with it. Reading needs a handful of blocks per lookup; any earlier length of the core
+//! is an earlier version of the tree.
+//!
+//! - [`Bee`] reads: [`Bee::get`], [`Bee::range`], [`Bee::history`], [`Bee::diff`], [`Bee::checkout`], [`Bee::sub`].
+//! - [`BeeWriter`] writes, alone or in a [`Batch`], the same bytes as the JS package.
+//! - [`message`] is the format of the blocks, [`extension`] that of the read-ahead hints JS peers broadcast.
+//!
+//! Invariants: blocks come from a verified core, but its writer may be hostile. Whatever an index says, a lookup
+//! ends after [`MAX_DEPTH`] nodes and a walk after as many nodes as the core has blocks; anything that is not a tree
+//! is an error. Memory is bounded by the cache and the depth.
+//!
+//! Not here: replication, waiting for blocks (the [`Blocks`] given does that), watching, value encodings.
+
+mod bee;
+pub mod blocks;
+mod cache;
+mod diff;
+mod entry;
+pub mod extension;
+mod history;
+mod memory;
+pub mod message;
+mod protobuf;
+mod range;
+mod walk;
+mod write;
+
+pub use bee::{Bee, MAX_DEPTH};
+pub use blocks::{Blocks, BlocksError};
+pub use diff::{Change, Diff};
+pub use entry::{BeeError, Entry};
+pub use history::{History, HistoryEntry, Operation};
+pub use memory::MemoryBlocks;
+pub use protobuf::DecodeError;
+pub use range::{Cursor, Range};
+pub use write::{AppendBlocks, Batch, BeeWriter, WriteOptions};

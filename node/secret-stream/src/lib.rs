@@ -1,6 +1,18 @@
 //! Noise (XX, IK) over Ed25519 and the framed secret stream, without IO.
 //!
-//! [`noise`] makes the keys of a session, [`SecretStream`] turns its messages into bytes and back.
-//! Everything is sans-IO: bytes, time and random seeds are passed in.
+//! [`noise`] makes the keys of a session; [`SecretStream`] turns messages into bytes and back with libsodium's secretstream cipher.
+//! Everything is sans-IO: bytes, time and random seeds are passed in. The formats are those of the npm packages
+//! `noise-handshake`, `noise-curve-ed` and `@hyperswarm/secret-stream`, whose outputs are this crate's test vectors.
+//!
+//! Unordered messages (UDX datagrams of a secret stream) are not here: Hypercore does not use them.
 
+mod cipher;
+mod frame;
 pub mod noise;
+mod stream;
+
+pub use cipher::{HEADER_BYTES, OVERHEAD_BYTES};
+pub use frame::MAX_FRAME_BYTES;
+pub use stream::{
+    Event, IDLE_TIMEOUT, KEEP_ALIVE, MAX_PLAINTEXT_BYTES, SecretStream, Seeds, SendError, StreamError,
+};

@@ -16,7 +16,16 @@
 //! What it does not do: encryption and authentication (the secret stream above does), finding peers
 //! (the DHT does), IPv6 MTU differences beyond the header size.
 
+mod bbr;
+pub mod clock;
 pub mod driver;
+mod mtu;
+mod pacer;
+pub mod packet;
+mod ranges;
+mod receive;
+mod send;
+pub mod stream;
 
 pub use driver::{
     ConnectError, CreateStreamError, Datagram, Datagrams, Endpoint, Entropy, Firewall, MessageError, Socket,

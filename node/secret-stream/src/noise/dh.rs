@@ -69,9 +69,9 @@ fn clamped_scalar(seed: &[u8; 32]) -> Scalar {
     let mut digest: [u8; 64] = Sha512::digest(seed).into();
     let mut bytes = [0; 32];
     bytes.copy_from_slice(&digest[..32]);
-    bytes[0] &= 248;
-    bytes[31] &= 127;
-    bytes[31] |= 64;
+    bytes[0] &= 0b1111_1000;
+    bytes[31] &= 0b0111_1111;
+    bytes[31] |= 0b0100_0000;
     let scalar = Scalar::from_bytes_mod_order(bytes);
     digest.zeroize();
     bytes.zeroize();

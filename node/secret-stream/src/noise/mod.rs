@@ -183,7 +183,7 @@ impl Handshake {
 
     /// Whether the next step is [`write`](Self::write).
     pub fn is_my_turn(&self) -> bool {
-        !self.is_finished() && (self.next % 2 == 0) == self.is_initiator
+        !self.is_finished() && self.next.is_multiple_of(2) == self.is_initiator
     }
 
     /// Whether all messages have been exchanged.

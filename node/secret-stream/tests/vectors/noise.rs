@@ -1,21 +1,8 @@
-//! The handshakes against vectors made by the JavaScript implementations.
+//! Noise handshakes and Diffie-Hellman.
 
 use cumulet_secret_stream::noise::{Handshake, HandshakeResult, KeyPair, NoiseError};
-use serde_json::Value;
 
-fn vectors(path: &str) -> Vec<Value> {
-    let path = format!("{}/../../vectors/{path}", env!("CARGO_MANIFEST_DIR"));
-    let mut file: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    serde_json::from_value(file["cases"].take()).unwrap()
-}
-
-fn bytes(value: &Value) -> Vec<u8> {
-    hex::decode(value.as_str().unwrap()).unwrap()
-}
-
-fn key(value: &Value) -> [u8; 32] {
-    bytes(value)[..32].try_into().unwrap()
-}
+use crate::{bytes, cases, fixed as key};
 
 struct Exchange {
     pattern: &'static str,
@@ -56,7 +43,7 @@ fn run(exchange: &Exchange) -> [HandshakeResult; 2] {
 #[test]
 fn handshakes_of_the_network_vectors_give_the_same_bytes_and_keys() {
     for (file, pattern) in [("network/noise-xx.json", "XX"), ("network/noise-ik.json", "IK")] {
-        for case in vectors(file) {
+        for case in cases(file) {
             let side = |name: &str, field: &str| key(&case[name][field]);
             let messages = case["messages"].as_array().unwrap();
             let [a, b] = run(&Exchange {
@@ -85,7 +72,7 @@ fn handshakes_of_the_network_vectors_give_the_same_bytes_and_keys() {
 #[test]
 fn handshakes_of_the_data_vectors_give_the_same_bytes_and_keys() {
     let mut count = 0;
-    for case in vectors("data/secret-stream.json") {
+    for case in cases("data/secret-stream.json") {
         let pattern = match case["kind"].as_str() {
             Some("noise-XX") => "XX",
             Some("noise-IK") => "IK",
@@ -115,7 +102,7 @@ fn handshakes_of_the_data_vectors_give_the_same_bytes_and_keys() {
 
 #[test]
 fn diffie_hellman_agrees_with_the_vectors_from_both_ends() {
-    for case in vectors("network/noise-dh.json") {
+    for case in cases("network/noise-dh.json") {
         let (a, b) = (
             KeyPair::from_seed(key(&case["a_seed"])),
             KeyPair::from_seed(key(&case["b_seed"])),
@@ -130,7 +117,7 @@ fn diffie_hellman_agrees_with_the_vectors_from_both_ends() {
 fn points_of_small_order_or_outside_the_subgroup_or_not_canonical_are_refused() {
     let pair = KeyPair::from_seed([7; 32]);
     let mut refused = 0;
-    for case in vectors("data/secret-stream.json") {
+    for case in cases("data/secret-stream.json") {
         match case["kind"].as_str() {
             Some("dh") => {
                 let own = KeyPair::from_seed(key(&case["a"]));

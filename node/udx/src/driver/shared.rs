@@ -1,0 +1,472 @@
+//! What a stream's handles, its timer task and the receiving tasks share.
+
+use std::{
+    cell::RefCell,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::Waker,
+};
+
+use tokio::sync::{Notify, watch};
+
+use super::{ConnectError, Firewall, Socket, Source, endpoint::EndpointInner};
+use crate::{
+    packet::{self, Flags, Packet},
+    stream::{Closed, Config, Micros, Path, ReadState, SocketId, Stream},
+};
+
+/// Data packets acknowledged together when they arrived in one batch. libudx acknowledges each; its senders pace and
+/// measure by packets delivered, so a few at once change nothing, and a lost acknowledgement is followed by another soon.
+const ACK_EVERY: u32 = 16;
+/// Most bytes of one segmented send: what an IP packet may be before the kernel cuts it.
+const MAX_SEGMENTED: usize = 65_000;
+
+/// Decides whether a packet of so many bytes may be forwarded.
+pub(super) type Allow = Arc<dyn Fn(usize) -> bool + Send + Sync>;
+
+pub(super) struct StreamShared {
+    id: u32,
+    endpoint: Arc<EndpointInner>,
+    state: Mutex<State>,
+    /// Wakes the timer task.
+    kick: Notify,
+    pub(super) messages: Notify,
+    pub(super) sources: watch::Sender<Option<Source>>,
+    pub(super) closed: watch::Sender<Option<Closed>>,
+    me: Weak<Self>,
+}
+
+pub(super) struct State {
+    pub(super) stream: Stream,
+    firewall: Firewall,
+    /// Sockets that packets of this stream may leave by: the current one last.
+    sockets: Vec<Socket>,
+    pub(super) reader: Option<Waker>,
+    pub(super) writer: Option<Waker>,
+    pub(super) closer: Option<Waker>,
+    /// Packets that the socket had no room for.
+    parked: Option<Parked>,
+    /// When the timer task will look by itself.
+    armed: Micros,
+    pub(super) relay: Option<Arc<Relay>>,
+    /// Streams that relay into this one; they end with it.
+    relayed_from: Vec<Weak<StreamShared>>,
+    pub(super) relayed_packets: u64,
+    pub(super) relayed_bytes: u64,
+}
+
+struct Parked {
+    path: Path,
+    segment: usize,
+    contents: Vec<u8>,
+}
+
+/// What became of a packet.
+pub(super) enum Arrival {
+    Handled,
+    Dropped,
+    Relayed(Arc<Relay>),
+}
+
+/// Where a stream's packets are forwarded to.
+pub(super) struct Relay {
+    from: Weak<StreamShared>,
+    to: Weak<StreamShared>,
+    allow: Option<Allow>,
+}
+
+impl Relay {
+    /// Sends the packet on, under the other side's id. Dropped while the other side is not connected, or its socket is full:
+    /// the end points send it again.
+    pub(super) fn forward(&self, datagram: &mut [u8]) {
+        let Some(to) = self.to.upgrade() else { return };
+        let destroys = Packet::decode(datagram).is_ok_and(|packet| packet.header.flags.has(Flags::DESTROY));
+        let allowed = destroys || self.allow.as_ref().is_none_or(|allow| allow(datagram.len()));
+        let target = to.lock().target();
+        if let Some((path, remote_id, socket)) = target
+            && allowed
+        {
+            packet::rewrite_stream_id(datagram, remote_id);
+            let sent = socket.try_send(path.address, datagram, datagram.len()).is_ok();
+            if let (true, Some(from)) = (sent, self.from.upgrade()) {
+                let mut state = from.lock();
+                state.relayed_packets += 1;
+                state.relayed_bytes += datagram.len() as u64;
+            }
+        }
+        if let (true, Some(from)) = (destroys, self.from.upgrade()) {
+            from.with(|state| state.stream.reset());
+        }
+    }
+}
+
+impl StreamShared {
+    pub(super) fn new(endpoint: &Arc<EndpointInner>, config: Config, firewall: Firewall) -> Arc<Self> {
+        let state = State {
+            stream: Stream::new(config, endpoint.now()),
+            firewall,
+            sockets: Vec::new(),
+            reader: None,
+            writer: None,
+            closer: None,
+            parked: None,
+            armed: Micros::MAX,
+            relay: None,
+            relayed_from: Vec::new(),
+            relayed_packets: 0,
+            relayed_bytes: 0,
+        };
+        Arc::new_cyclic(|me| Self {
+            id: config.local_id,
+            endpoint: endpoint.clone(),
+            state: Mutex::new(state),
+            kick: Notify::new(),
+            messages: Notify::new(),
+            sources: watch::Sender::new(None),
+            closed: watch::Sender::new(None),
+            me: me.clone(),
+        })
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    pub(super) fn now(&self) -> Micros {
+        self.endpoint.now()
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the stream, then sends what may leave and wakes who waits.
+    pub(super) fn with<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        self.flush(&mut state);
+        self.publish(&mut state);
+        result
+    }
+
+    /// As [`with`](Self::with), but a packet that is not full waits for the timer task's turn: more may be written.
+    pub(super) fn with_writer<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        state.stream.hold_partial(true);
+        self.flush(&mut state);
+        state.stream.hold_partial(false);
+        if state.stream.has_partial() {
+            self.kick.notify_one();
+        }
+        self.publish(&mut state);
+        result
+    }
+
+    /// Takes a packet that names this stream.
+    pub(super) fn handle_packet(&self, source: &Source, datagram: &[u8]) -> Arrival {
+        let Ok(packet) = Packet::decode(datagram) else {
+            return Arrival::Dropped;
+        };
+        let now = self.now();
+        let mut state = self.lock();
+        let connected = state.stream.remote().map(|(path, _)| path.socket);
+        if connected != Some(source.socket.id()) && !state.firewall.admits(source) {
+            return Arrival::Dropped;
+        }
+        self.sources.send_if_modified(|newest| {
+            let news = newest.as_ref() != Some(source);
+            if news {
+                *newest = Some(source.clone());
+            }
+            news
+        });
+        if let Some(relay) = &state.relay {
+            return Arrival::Relayed(relay.clone());
+        }
+        state.stream.receive(now, &packet, datagram.len());
+        if packet.header.flags.has(Flags::MESSAGE) {
+            self.messages.notify_one();
+        }
+        if state.stream.unacknowledged() >= ACK_EVERY {
+            self.flush(&mut state);
+        }
+        Arrival::Handled
+    }
+
+    /// All packets of a batch were handled.
+    pub(super) fn after_batch(&self) {
+        self.with(|_| ());
+    }
+
+    /// The socket has room again.
+    pub(super) fn flush_blocked(&self) {
+        self.with(|_| ());
+    }
+
+    fn flush(&self, state: &mut State) {
+        let now = self.now();
+        let more = SCRATCH.with_borrow_mut(|buffer| state.flush(now, buffer));
+        if let Some(blocked) = more {
+            blocked.add_blocked(self.me.clone());
+        }
+    }
+
+    /// Wakes whoever can go on, and the timer task when its next moment moved ahead.
+    fn publish(&self, state: &mut State) {
+        let closed = state.stream.closed();
+        let wake = |waker: &mut Option<Waker>, when: bool| {
+            if when && let Some(waker) = waker.take() {
+                waker.wake();
+            }
+        };
+        wake(&mut state.reader, state.stream.read_state() != ReadState::Pending);
+        wake(&mut state.writer, closed.is_some() || state.stream.is_writable());
+        wake(&mut state.closer, closed.is_some() || state.stream.is_finished());
+        let just_closed = closed.is_some()
+            && self
+                .closed
+                .send_if_modified(|old| std::mem::replace(old, closed) != closed);
+        if just_closed {
+            self.messages.notify_waiters();
+            for stream in state.relayed_from.drain(..).filter_map(|stream| stream.upgrade()) {
+                // Its lock may be held by whoever closes us; its own task does it.
+                stream.kick.notify_one();
+            }
+        }
+        if just_closed || state.stream.poll_timeout().is_some_and(|at| at < state.armed) {
+            self.kick.notify_one();
+        }
+    }
+
+    pub(super) fn connect(
+        &self,
+        socket: &Socket,
+        remote_id: u32,
+        address: SocketAddr,
+    ) -> Result<(), ConnectError> {
+        check_address(address)?;
+        let now = self.now();
+        self.with(|state| {
+            if state.stream.closed().is_some() {
+                return Err(ConnectError::Closed);
+            }
+            let path = Path {
+                socket: socket.id(),
+                address,
+            };
+            if !state.stream.connect(now, path, remote_id) {
+                return Err(ConnectError::AlreadyConnected);
+            }
+            state.sockets = vec![socket.clone()];
+            Ok(())
+        })
+    }
+
+    pub(super) fn change_remote(
+        &self,
+        socket: &Socket,
+        remote_id: u32,
+        address: SocketAddr,
+    ) -> Result<(), ConnectError> {
+        check_address(address)?;
+        self.with(|state| {
+            if state.stream.closed().is_some() {
+                return Err(ConnectError::Closed);
+            }
+            if !state.stream.change_remote(
+                Path {
+                    socket: socket.id(),
+                    address,
+                },
+                remote_id,
+            ) {
+                return Err(ConnectError::NotConnected);
+            }
+            state.add_socket(socket);
+            Ok(())
+        })
+    }
+
+    pub(super) fn relay_to(&self, to: &Arc<Self>, allow: Option<Allow>) {
+        let relay = Relay {
+            from: self.me.clone(),
+            to: Arc::downgrade(to),
+            allow,
+        };
+        to.lock().relayed_from.push(self.me.clone());
+        self.lock().relay = Some(Arc::new(relay));
+        self.kick.notify_one();
+    }
+
+    pub(super) fn destroy(&self) {
+        self.with(|state| {
+            if state.relay.is_some() {
+                // The end points speak for themselves.
+                state.stream.destroy_silently();
+            } else {
+                state.stream.destroy();
+            }
+        });
+    }
+}
+
+fn check_address(address: SocketAddr) -> Result<(), ConnectError> {
+    if address.port() == 0 || address.ip().is_unspecified() {
+        return Err(ConnectError::InvalidAddress(address));
+    }
+    Ok(())
+}
+
+impl Firewall {
+    fn admits(&mut self, source: &Source) -> bool {
+        match self {
+            Self::Accept => true,
+            Self::Reject => false,
+            Self::Ask(ask) => ask(source),
+        }
+    }
+}
+
+thread_local! {
+    /// Packets on their way into a system call; empty between two uses.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(64 * 1024));
+}
+
+impl State {
+    fn socket(&self, id: SocketId) -> Option<&Socket> {
+        self.sockets.iter().find(|socket| socket.id() == id)
+    }
+
+    fn add_socket(&mut self, socket: &Socket) {
+        /// Sockets of earlier remotes that retransmissions may still need.
+        const MAX_SOCKETS: usize = 5;
+        self.sockets.retain(|known| known != socket);
+        self.sockets.push(socket.clone());
+        if self.sockets.len() > MAX_SOCKETS {
+            self.sockets.remove(0);
+        }
+    }
+
+    pub(super) fn target(&self) -> Option<(Path, u32, Socket)> {
+        let (path, remote_id) = self.stream.remote()?;
+        Some((path, remote_id, self.socket(path.socket)?.clone()))
+    }
+
+    /// Sends all that may leave; returns the socket that had no room for more.
+    fn flush(&mut self, now: Micros, buffer: &mut Vec<u8>) -> Option<Socket> {
+        if let Some(parked) = self.parked.take()
+            && let Some(blocked) = self.send(parked.path, &parked.contents, parked.segment)
+        {
+            self.parked = Some(parked);
+            return Some(blocked);
+        }
+        buffer.clear();
+        let mut run: Option<(Path, usize, usize)> = None; // path, segment length, most segments
+        let mut segments = 0;
+        while let Some(transmit) = self.stream.poll_transmit(now, buffer) {
+            let start = buffer.len() - transmit.len;
+            if let Some((path, segment, most)) = run {
+                let fits = transmit.path == path
+                    && transmit.len <= segment
+                    && segments < most
+                    && buffer.len() <= MAX_SEGMENTED
+                    && !transmit.probe;
+                if !fits {
+                    let full = self.send(path, &buffer[..start], segment);
+                    buffer.drain(..start);
+                    run = None;
+                    if full.is_some() {
+                        self.park(transmit.path, buffer, transmit.len);
+                        return full;
+                    }
+                }
+            }
+            let (path, segment, most) = run.unwrap_or_else(|| {
+                segments = 0;
+                let most = self.socket(transmit.path.socket).map_or(1, Socket::max_segments);
+                (transmit.path, transmit.len, most)
+            });
+            segments += 1;
+            run = Some((path, segment, most));
+            if transmit.len < segment || transmit.probe || segments >= most {
+                run = None;
+                if let Some(full) = self.send(path, buffer, segment) {
+                    self.park(path, buffer, segment);
+                    return Some(full);
+                }
+                buffer.clear();
+            }
+        }
+        let (path, segment, _) = run?;
+        let full = self.send(path, buffer, segment)?;
+        self.park(path, buffer, segment);
+        Some(full)
+    }
+
+    fn park(&mut self, path: Path, contents: &[u8], segment: usize) {
+        self.parked = Some(Parked {
+            path,
+            segment,
+            contents: contents.to_vec(),
+        });
+    }
+
+    /// Returns the socket when it had no room.
+    fn send(&self, path: Path, contents: &[u8], segment: usize) -> Option<Socket> {
+        let socket = self.socket(path.socket)?;
+        match socket.try_send(path.address, contents, segment) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(socket.clone()),
+            _ => None,
+        }
+    }
+
+    /// The target of our relay is gone.
+    fn relay_broken(&self) -> bool {
+        self.relay
+            .as_ref()
+            .is_some_and(|relay| relay.to.upgrade().is_none_or(|to| to.closed.borrow().is_some()))
+    }
+}
+
+/// The stream's timer task: ends when its id can be forgotten.
+pub(super) async fn run(endpoint: Arc<EndpointInner>, shared: Arc<StreamShared>) {
+    let sleep = tokio::time::sleep_until(endpoint.instant(0));
+    tokio::pin!(sleep);
+    loop {
+        let (deadline, done) = shared.tick();
+        if done {
+            break;
+        }
+        if let Some(at) = deadline {
+            sleep.as_mut().reset(endpoint.instant(at));
+        }
+        tokio::select! {
+            () = endpoint.cancel.cancelled() => {
+                shared.destroy();
+                break;
+            }
+            () = shared.kick.notified() => {}
+            () = sleep.as_mut(), if deadline.is_some() => {}
+        }
+    }
+    endpoint.forget(shared.id);
+}
+
+impl StreamShared {
+    /// Runs due timers; returns the next and whether the stream is done.
+    fn tick(&self) -> (Option<Micros>, bool) {
+        let mut state = self.lock();
+        if state.relay_broken() {
+            state.stream.destroy_silently();
+        }
+        state.stream.on_timeout(self.now());
+        self.flush(&mut state);
+        let deadline = state.stream.poll_timeout();
+        state.armed = deadline.unwrap_or(Micros::MAX);
+        let done = state.stream.is_done() && state.parked.is_none();
+        self.publish(&mut state);
+        (deadline, done)
+    }
+}
