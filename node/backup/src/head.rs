@@ -122,14 +122,23 @@ impl Head {
     /// Encodes and seals it. The same head gives the same bytes and the same name on every replica.
     pub fn seal(&self, key: &ContentKey) -> (HeadName, Bytes) {
         let mut writer = Writer::new();
-        writer.uint(VERSION).fixed(&self.signed.key).buffer(&self.signed.manifest.to_bytes());
-        writer.uint(self.signed.fork).uint(self.signed.length()).buffer(&self.signed.signature);
+        writer
+            .uint(VERSION)
+            .fixed(&self.signed.key)
+            .buffer(&self.signed.manifest.to_bytes());
+        writer
+            .uint(self.signed.fork)
+            .uint(self.signed.length())
+            .buffer(&self.signed.signature);
         Node::encode_array(self.signed.roots.nodes(), &mut writer);
         Node::encode_array(&self.selection.segments, &mut writer);
         Node::encode_array(&self.selection.absent, &mut writer);
         let bytes = seal(key, Kind::Head, &self.signed.discovery_key(), writer.as_slice());
-        let name =
-            HeadName { fork: self.signed.fork, length: self.signed.length(), hash: content_hash(&bytes) };
+        let name = HeadName {
+            fork: self.signed.fork,
+            length: self.signed.length(),
+            hash: content_hash(&bytes),
+        };
         (name, bytes)
     }
 
@@ -147,7 +156,8 @@ impl Head {
         }
         let head = Self::decode(&content)?;
         let signed = &head.signed;
-        if signed.discovery_key() != *discovery || signed.fork != name.fork || signed.length() != name.length {
+        if signed.discovery_key() != *discovery || signed.fork != name.fork || signed.length() != name.length
+        {
             return Err(HeadError::OtherHead);
         }
         signed.verify()?;
@@ -171,8 +181,21 @@ impl Head {
         if reader.remaining() > 0 {
             return Err(HeadError::Trailing(reader.remaining()));
         }
-        let signed = SignedHead { key, manifest, fork, roots, signature };
-        Ok(Self { signed, selection: Selection { segments, absent, held_back: false } })
+        let signed = SignedHead {
+            key,
+            manifest,
+            fork,
+            roots,
+            signature,
+        };
+        Ok(Self {
+            signed,
+            selection: Selection {
+                segments,
+                absent,
+                held_back: false,
+            },
+        })
     }
 }
 
@@ -180,5 +203,10 @@ impl Head {
 pub fn segment_name(fork: u64, node: &Node) -> SegmentName {
     let mut hash = [0; 8];
     hash.copy_from_slice(&node.hash[..8]);
-    SegmentName { fork, level: flat_tree::depth(node.index), index: flat_tree::offset(node.index), hash }
+    SegmentName {
+        fork,
+        level: flat_tree::depth(node.index),
+        index: flat_tree::offset(node.index),
+        hash,
+    }
 }

@@ -13,7 +13,8 @@ use std::ops::Range;
 use cumulet_hypercore::flat_tree;
 use cumulet_hypercore::node::Node;
 use cumulet_hypercore::roots::Roots;
-use cumulet_hypercore::segment::{Held, MAX_LEVEL, MAX_SEGMENT_BYTES};
+use cumulet_hypercore::segment::Held;
+use cumulet_hypercore::segment::cut::{MAX_LEVEL, MAX_SEGMENT_BYTES};
 
 /// Most subtrees in one cut: 8 TiB in full segments. More means blocks scattered so widely that a head would not fit
 /// in an object.
@@ -117,7 +118,11 @@ impl Walk<'_> {
         } else {
             let (mut whole, mut absent) = (Vec::new(), Vec::new());
             self.partly(node, &mut whole, &mut absent)?;
-            pieces.push(Piece::Filling { segment: node, held: whole, absent });
+            pieces.push(Piece::Filling {
+                segment: node,
+                held: whole,
+                absent,
+            });
         }
         Ok(())
     }
@@ -144,13 +149,20 @@ impl Walk<'_> {
     }
 
     fn node(&self, index: u64) -> Result<Node, CutError> {
-        let found = self.tree.node(index).map_err(|source| CutError::Read { index, source })?;
+        let found = self
+            .tree
+            .node(index)
+            .map_err(|source| CutError::Read { index, source })?;
         found.ok_or(CutError::MissingNode { index })
     }
 
     fn count(&mut self, more: usize) -> Result<(), CutError> {
         self.count += more;
-        if self.count > MAX_PIECES { Err(CutError::TooScattered) } else { Ok(()) }
+        if self.count > MAX_PIECES {
+            Err(CutError::TooScattered)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -248,8 +260,9 @@ fn join(index: u64, given: &mut HashMap<u64, Node>, nodes: &mut Vec<Node>) -> Re
     let node = if let Some(node) = given.remove(&index) {
         node
     } else {
-        let (left, right) = flat_tree::children(index)
-            .ok_or(SelectionError::Uncovered { block: flat_tree::first_block(index) })?;
+        let (left, right) = flat_tree::children(index).ok_or(SelectionError::Uncovered {
+            block: flat_tree::first_block(index),
+        })?;
         let left = join(left, given, nodes)?;
         let right = join(right, given, nodes)?;
         Node::parent(&left, &right)
