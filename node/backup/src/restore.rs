@@ -330,8 +330,8 @@ impl Restorer {
         let fetches = wanted
             .into_iter()
             .map(|node| async move { (node, self.fetch(names, fork, &node).await) });
-        let mut fetched = stream::iter(fetches).buffer_unordered(PARALLEL_FETCHES);
-        while let Some((node, segment)) = fetched.next().await {
+        let mut arriving = stream::iter(fetches).buffer_unordered(PARALLEL_FETCHES);
+        while let Some((node, segment)) = arriving.next().await {
             let Fetched { segment, damaged } = segment?;
             report.damaged.extend(damaged);
             match segment {

@@ -46,7 +46,7 @@ impl ContentKey {
         id
     }
 
-    fn derive(&self, domain: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    pub(crate) fn derive(&self, domain: &[u8], parts: &[&[u8]]) -> [u8; 32] {
         keyed_hash(&self.0, domain, parts)
     }
 }

@@ -1,5 +1,7 @@
 //! What is shipped comes back, whatever happens in between.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on shall say where")]
+
 mod model;
 mod stores;
 

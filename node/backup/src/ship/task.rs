@@ -270,7 +270,7 @@ async fn snapshot(shared: Arc<Shared>, source: Arc<dyn BackupSource>, everything
             .collect();
         let bytes = selection.segments.iter().map(|node| node.size).sum();
         let (segments, held_back) = (places.keys().copied().collect(), selection.held_back);
-        let (head, sealed) = Head {
+        let (head, object) = Head {
             signed: held.signed,
             selection,
         }
@@ -283,7 +283,7 @@ async fn snapshot(shared: Arc<Shared>, source: Arc<dyn BackupSource>, everything
         };
         Ok(Some(Box::new(Shipment {
             snapshot,
-            head: sealed,
+            head: object,
             places,
             bytes,
         })))

@@ -1,6 +1,11 @@
 //! A core in memory, with a real tree and real signatures, that can be shipped and restored.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that can't go on shall say where"
+)]
 
 use std::collections::HashMap;
 use std::ops::Range;
