@@ -1,5 +1,6 @@
 //! Segments to and from object stores: ship, restore, verify.
 
+pub mod core;
 pub mod error;
 pub mod head;
 pub mod held;

@@ -178,7 +178,7 @@ impl Pins {
         writer
             .uint(VERSION)
             .fixed(&pin.key)
-            .optional_buffer(pin.spec.as_ref().map(|spec| spec.as_bytes()));
+            .optional_buffer(pin.spec.as_ref().map(String::as_bytes));
         seal(&self.key, Kind::Pin, directory.as_bytes(), writer.as_slice())
     }
 

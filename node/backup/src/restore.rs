@@ -222,7 +222,7 @@ impl Restorer {
                             siblings: Vec::new(),
                             object,
                             damaged: Vec::new(),
-                        })
+                        });
                     }
                     Some(found) if found.head == head || found.siblings.contains(&head) => {}
                     Some(found) => found.siblings.push(head),

@@ -61,7 +61,7 @@ impl Restorer {
     pub async fn verify_core(&self, discovery: &Hash, report: &mut VerifyReport) -> Result<(), RestoreError> {
         let names = CoreNames::new(*discovery);
         report.cores += 1;
-        let mut named: HashMap<SegmentName, (u64, Node)> = HashMap::new();
+        let mut wanted: HashMap<SegmentName, (u64, Node)> = HashMap::new();
         let mut heads = 0;
         for (name, repair) in self.heads(&names).await? {
             let object = names.head(&name, repair);
@@ -70,7 +70,7 @@ impl Restorer {
                     heads += 1;
                     let fork = proven.head.signed.fork;
                     let segments = &proven.head.selection.segments;
-                    named.extend(
+                    wanted.extend(
                         segments
                             .iter()
                             .map(|node| (segment_name(fork, node), (fork, *node))),
@@ -96,11 +96,11 @@ impl Restorer {
             .filter_map(|object| names.parse_segment(&object.name))
             .map(|(name, _)| name)
             .collect();
-        report.unnamed += there.iter().filter(|name| !named.contains_key(name)).count();
+        report.unnamed += there.iter().filter(|name| !wanted.contains_key(name)).count();
 
-        let mut named: Vec<_> = named.into_iter().collect();
-        named.sort_unstable_by_key(|(name, _)| *name);
-        let reads = named
+        let mut wanted: Vec<_> = wanted.into_iter().collect();
+        wanted.sort_unstable_by_key(|(name, _)| *name);
+        let reads = wanted
             .into_iter()
             .map(|(name, (fork, node))| async move { (name, node, self.fetch(names, fork, &node).await) });
         let mut reads = stream::iter(reads).buffer_unordered(PARALLEL_READS);

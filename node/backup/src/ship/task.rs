@@ -270,7 +270,7 @@ async fn snapshot(shared: Arc<Shared>, source: Arc<dyn BackupSource>, everything
             .collect();
         let bytes = selection.segments.iter().map(|node| node.size).sum();
         let (segments, held_back) = (places.keys().copied().collect(), selection.held_back);
-        let (head, object) = Head {
+        let (name, object) = Head {
             signed: held.signed,
             selection,
         }
@@ -278,7 +278,7 @@ async fn snapshot(shared: Arc<Shared>, source: Arc<dyn BackupSource>, everything
         let snapshot = Snapshot {
             mark: held.mark,
             segments,
-            head,
+            head: name,
             held_back,
         };
         Ok(Some(Box::new(Shipment {

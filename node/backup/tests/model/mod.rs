@@ -304,7 +304,7 @@ impl Ship {
     /// Waits until the progress is so.
     pub async fn until(&self, is_so: impl FnMut(&Progress) -> bool) -> Progress {
         let mut progress = self.shipper.progress();
-        let waited = tokio::time::timeout(Duration::from_secs(300), progress.wait_for(is_so)).await;
+        let waited = tokio::time::timeout(Duration::from_mins(5), progress.wait_for(is_so)).await;
         waited.expect("the shipper got stuck").unwrap().clone()
     }
 }
@@ -355,10 +355,13 @@ pub fn is_head(name: &str) -> bool {
     name.contains("/heads/")
 }
 
+/// Whether a request, by verb and name, fails.
+type Fails = Box<dyn FnMut(&str, &str) -> bool + Send>;
+
 /// A store that fails when it is told to, and counts what is written.
 pub struct Faulty {
     inner: Arc<dyn ObjectStore>,
-    pub fails: Mutex<Box<dyn FnMut(&str, &str) -> bool + Send>>,
+    fails: Mutex<Fails>,
     pub puts: AtomicUsize,
 }
 
