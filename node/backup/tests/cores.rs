@@ -216,6 +216,8 @@ proptest! {
             let (report, restored) = restore(&test.store, key, MemoryStorage::default()).await;
             assert!(report.is_complete(), "{report:?}");
             assert_eq!(report.damaged, []);
+            let verified = restorer(&test.store).verify().await.unwrap();
+            assert!(verified.is_whole());
             let core = shared.lock();
             let held: u64 = core.bitfield().count();
             assert!(restored.bitfield().count() >= held, "cleared blocks may come back, held ones must");
@@ -223,8 +225,6 @@ proptest! {
                 assert_eq!(restored.get(index).unwrap(), core.get(index).unwrap());
             }
             serves_all(&restored, key);
-            let verified = restorer(&test.store).verify().await.unwrap();
-            assert!(verified.is_whole());
         });
     }
 }

@@ -1,5 +1,6 @@
 //! Bytes that are not what they should be are refused, and the rest is restored.
 
+#![allow(clippy::single_range_in_vec_init, reason = "ranges of blocks are the values")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on shall say where")]
 
 mod model;
@@ -219,7 +220,7 @@ async fn verification_reads_everything_and_names_what_is_bad() {
         flip(&test, &head, 300);
         let report = restorer(&test.store).verify().await.unwrap();
         assert!(!report.is_whole());
-        assert_eq!(report.missing, [segment.clone()]);
+        assert_eq!(report.missing, std::slice::from_ref(&segment));
         assert_eq!(report.lost, [second.discovery_key()]);
         assert_eq!(
             report.unnamed, 2,

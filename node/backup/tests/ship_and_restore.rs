@@ -48,21 +48,20 @@ async fn a_core_is_shipped_wiped_and_restored_equal_from_a_directory_and_from_s3
 
 #[tokio::test]
 async fn large_blocks_are_cut_into_segments_of_eight_mib_and_come_back() {
-    for test in stores::both().await {
-        let core = ModelCore::with_blocks(SEED, [1 << 20; 17].into_iter().chain([9 << 20, 5]));
-        Ship::once(&test.store, &core).await;
-        let largest = contents(test.store.as_ref())
-            .await
-            .values()
-            .map(bytes::Bytes::len)
-            .max()
-            .unwrap();
-        assert!((9 << 20..10 << 20).contains(&largest), "{largest}");
-        let bare = core.bare();
-        let report = restore_into(&test.store, &bare).await;
-        assert!(bare.blocks() == core.blocks());
-        assert_eq!(report.restored, 5, "8 MiB, 8 MiB, 1 MiB, 9 MiB, 5 bytes");
-    }
+    let test = stores::file();
+    let core = ModelCore::with_blocks(SEED, [1 << 20; 9].into_iter().chain([9 << 20, 5]));
+    Ship::once(&test.store, &core).await;
+    let largest = contents(test.store.as_ref())
+        .await
+        .values()
+        .map(bytes::Bytes::len)
+        .max()
+        .unwrap();
+    assert!((9 << 20..10 << 20).contains(&largest), "{largest}");
+    let bare = core.bare();
+    let report = restore_into(&test.store, &bare).await;
+    assert!(bare.blocks() == core.blocks());
+    assert_eq!(report.restored, 4, "8 MiB, 1 MiB, 9 MiB, 5 bytes");
 }
 
 #[tokio::test]
