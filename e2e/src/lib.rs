@@ -18,5 +18,6 @@ pub mod forward;
 pub mod image;
 pub mod poll;
 pub mod process;
+pub mod product;
 pub mod progress;
 pub mod tools;

@@ -26,11 +26,14 @@ enum Command {
     /// A real single-node Kubernetes on this machine.
     #[command(subcommand)]
     Cluster(commands::cluster::Command),
+    /// Static container images, built without a daemon.
+    Image(commands::image::Arguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Cluster(command) => commands::cluster::run(command),
+        Command::Image(arguments) => commands::image::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

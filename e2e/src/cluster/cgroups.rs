@@ -53,7 +53,9 @@ pub(super) fn remove(layout: &Layout) -> Result<()> {
 pub(super) fn existing(layout: &Layout) -> Result<Vec<PathBuf>> {
     let name = layout.cgroup_root();
     // On a hybrid machine the container runtime makes the same folders in the v2 view.
-    let everywhere = hierarchies()?.into_iter().chain([Path::new(MOUNT).join("unified")]);
+    let everywhere = hierarchies()?
+        .into_iter()
+        .chain([Path::new(MOUNT).join("unified")]);
     let roots = everywhere.map(|hierarchy| hierarchy.join(name.trim_start_matches('/')));
     Ok(roots.filter(|root| root.is_dir()).collect())
 }

@@ -1,3 +1,4 @@
 //! The commands.
 
 pub(crate) mod cluster;
+pub(crate) mod image;
