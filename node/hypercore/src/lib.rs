@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod messages;
 pub mod node;
 pub mod proof;
+pub mod replication;
 pub mod roots;
 pub mod segment;
 pub mod verifier;
