@@ -22,11 +22,20 @@ pub struct Mode {
 
 impl Mode {
     /// Look only: nothing becomes public.
-    pub const CLIENT: Self = Self { server: false, client: true };
+    pub const CLIENT: Self = Self {
+        server: false,
+        client: true,
+    };
     /// Announce only.
-    pub const SERVER: Self = Self { server: true, client: false };
+    pub const SERVER: Self = Self {
+        server: true,
+        client: false,
+    };
     /// Both.
-    pub const BOTH: Self = Self { server: true, client: true };
+    pub const BOTH: Self = Self {
+        server: true,
+        client: true,
+    };
 }
 
 /// Bounds of a swarm, with the defaults of the JS one.
@@ -44,7 +53,12 @@ pub struct SwarmLimits {
 
 impl Default for SwarmLimits {
     fn default() -> Self {
-        Self { max_peers: 64, max_parallel: 3, max_server_connections: 64, max_known_peers: 4_096 }
+        Self {
+            max_peers: 64,
+            max_parallel: 3,
+            max_server_connections: 64,
+            max_known_peers: 4_096,
+        }
     }
 }
 
@@ -170,7 +184,11 @@ impl Swarm {
 
     /// Keeps a connection to this peer, for ever, without any topic. `addresses`: the peer's own, or nodes that know it;
     /// with the peer's own address no DHT is needed.
-    pub async fn join_peer(&self, public_key: [u8; 32], addresses: Vec<SocketAddrV4>) -> Result<(), SwarmError> {
+    pub async fn join_peer(
+        &self,
+        public_key: [u8; 32],
+        addresses: Vec<SocketAddrV4>,
+    ) -> Result<(), SwarmError> {
         let _ = (public_key, addresses);
         Err(SwarmError::Closed)
     }
