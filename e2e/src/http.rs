@@ -25,7 +25,25 @@ pub struct Answer {
 
 /// Asks for a URL, with further headers.
 pub fn get(url: &str, headers: &[(&str, &str)]) -> Result<Answer> {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
+    ask(url, headers, ureq::Agent::config_builder())
+}
+
+/// As [`get`], over TLS, trusting this authority (PEM) alone.
+pub fn get_tls(url: &str, headers: &[(&str, &str)], authority: &[u8]) -> Result<Answer> {
+    let authority =
+        ureq::tls::Certificate::from_pem(authority).context("failed to read the authority's certificate")?;
+    let tls = ureq::tls::TlsConfig::builder()
+        .root_certs(ureq::tls::RootCerts::new_with_certs(&[authority]))
+        .build();
+    ask(url, headers, ureq::Agent::config_builder().tls_config(tls))
+}
+
+fn ask(
+    url: &str,
+    headers: &[(&str, &str)],
+    configuration: ureq::config::ConfigBuilder<ureq::typestate::AgentScope>,
+) -> Result<Answer> {
+    let agent: ureq::Agent = configuration
         .timeout_global(Some(TIMEOUT))
         .http_status_as_error(false)
         .build()
@@ -35,13 +53,16 @@ pub fn get(url: &str, headers: &[(&str, &str)]) -> Result<Answer> {
         request = request.header(*name, *value);
     }
     let mut response = request.call().with_context(|| format!("failed to get {url}"))?;
-    let headers = response.headers().iter().map(|(name, value)| {
-        (
-            name.as_str().to_ascii_lowercase(),
-            String::from_utf8_lossy(value.as_bytes()).into_owned(),
-        )
-    });
-    let headers = headers.collect();
+    let headers = response
+        .headers()
+        .iter()
+        .map(|(name, value)| {
+            (
+                name.to_string(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
+        })
+        .collect();
     let status = response.status().as_u16();
     let body = response
         .body_mut()

@@ -23,5 +23,6 @@ pub mod poll;
 pub mod process;
 pub mod product;
 pub mod progress;
+pub mod scene;
 pub mod stage;
 pub mod tools;
