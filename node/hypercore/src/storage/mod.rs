@@ -1,9 +1,10 @@
-//! Where a core's state lives. [`MemoryStorage`] keeps it in memory; the disk has its own module.
+//! Where a core's state lives. [`MemoryStorage`] keeps it in memory, [`DiskStorage`] in a directory.
 //!
 //! A storage keeps what it is told and judges nothing: [`crate::core::Core`] verifies before it stores. Invariants:
 //! [`Storage::apply`] is atomic (all of it or nothing, also across a crash), later changes never survive a crash that
 //! loses earlier ones, and nothing counts as durable before [`Storage::flush`] returned.
 
+pub mod disk;
 mod memory;
 
 use std::ops::Range;
@@ -15,6 +16,7 @@ use crate::bitfield::Bitfield;
 use crate::manifest::Manifest;
 use crate::node::Node;
 
+pub use disk::DiskStorage;
 pub use memory::MemoryStorage;
 
 /// How a failure should be treated.
