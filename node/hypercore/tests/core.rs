@@ -30,15 +30,25 @@ fn reader_of(source: &MemoryCore) -> MemoryCore {
 fn upgrade(source: &MemoryCore, start: u64) -> Proof {
     let length = source.length() - start;
     let upgrade = Some(RequestUpgrade { start, length });
-    let request = Request { fork: source.fork(), upgrade, manifest: true, ..Request::default() };
+    let request = Request {
+        fork: source.fork(),
+        upgrade,
+        manifest: true,
+        ..Request::default()
+    };
     source.create_proof(&request).unwrap()
 }
 
 fn fetch(source: &MemoryCore, reader: &mut MemoryCore, index: u64) {
     let nodes = reader.missing_nodes(index).unwrap();
-    let request =
-        Request { fork: source.fork(), block: Some(RequestBlock { index, nodes }), ..Request::default() };
-    let applied = reader.verify_and_apply(source.create_proof(&request).unwrap()).unwrap();
+    let request = Request {
+        fork: source.fork(),
+        block: Some(RequestBlock { index, nodes }),
+        ..Request::default()
+    };
+    let applied = reader
+        .verify_and_apply(source.create_proof(&request).unwrap())
+        .unwrap();
     assert_eq!(applied.block, Some(index));
 }
 
@@ -50,7 +60,10 @@ fn a_reopened_core_is_the_same_core() {
     assert_eq!(reopened.signature(), core.signature());
     assert_eq!(reopened.manifest(), core.manifest());
     assert!(!reopened.is_writable());
-    assert!(Core::open(core.storage().clone(), [1; 32]).is_err(), "the manifest belongs to another key");
+    assert!(
+        Core::open(core.storage().clone(), [1; 32]).is_err(),
+        "the manifest belongs to another key"
+    );
 }
 
 #[test]
@@ -73,11 +86,20 @@ fn byte_positions_and_blocks_agree() {
     for index in 0..20 {
         assert_eq!(core.byte_offset(index, 0).unwrap(), Some(offset));
         for within in 0..block(index).len() as u64 {
-            assert_eq!(core.seek(offset + within, 0).unwrap(), SeekResult::Found { block: index, offset: within });
+            assert_eq!(
+                core.seek(offset + within, 0).unwrap(),
+                SeekResult::Found {
+                    block: index,
+                    offset: within
+                }
+            );
         }
         offset += block(index).len() as u64;
     }
-    assert_eq!(core.seek(offset, 0).unwrap(), SeekResult::Found { block: 20, offset: 0 });
+    assert_eq!(
+        core.seek(offset, 0).unwrap(),
+        SeekResult::Found { block: 20, offset: 0 }
+    );
     assert_eq!(core.seek(offset + 1, 0).unwrap(), SeekResult::Beyond);
     assert_eq!(core.byte_offset(20, 0).unwrap(), Some(core.byte_length()));
     assert_eq!(core.byte_offset(21, 0).unwrap(), None);
@@ -88,7 +110,10 @@ fn a_sparse_reader_seeks_as_far_as_it_knows() {
     let source = writer(16);
     let mut reader = reader_of(&source);
     reader.verify_and_apply(upgrade(&source, 0)).unwrap();
-    assert_eq!(reader.seek(3, 0).unwrap(), SeekResult::Within { start: 0, end: 16 });
+    assert_eq!(
+        reader.seek(3, 0).unwrap(),
+        SeekResult::Within { start: 0, end: 16 }
+    );
     fetch(&source, &mut reader, 3);
     assert_eq!(reader.seek(3, 0).unwrap(), source.seek(3, 0).unwrap());
 }
@@ -100,11 +125,18 @@ fn truncation_drops_blocks_and_every_node_above_them() {
     assert_eq!((core.length(), core.fork(), core.contiguous_length()), (5, 1, 5));
     let expected = writer(5);
     for index in 0..32 {
-        assert_eq!(core.node(index).unwrap(), expected.node(index).unwrap(), "node {index}");
+        assert_eq!(
+            core.node(index).unwrap(),
+            expected.node(index).unwrap(),
+            "node {index}"
+        );
     }
     assert_eq!(core.get(5).unwrap(), None);
     assert!(matches!(core.truncate(6, None), Err(WriteError::Truncate { .. })));
-    assert!(matches!(core.truncate(1, Some(1)), Err(WriteError::Truncate { .. })));
+    assert!(matches!(
+        core.truncate(1, Some(1)),
+        Err(WriteError::Truncate { .. })
+    ));
 }
 
 #[test]
@@ -119,7 +151,13 @@ fn a_cleared_block_is_gone_and_its_neighbours_still_prove_themselves() {
         fetch(&core, &mut reader, index);
     }
     let asked = Some(RequestBlock { index: 2, nodes: 0 });
-    assert!(core.create_proof(&Request { block: asked, ..Request::default() }).is_err());
+    assert!(
+        core.create_proof(&Request {
+            block: asked,
+            ..Request::default()
+        })
+        .is_err()
+    );
 }
 
 #[test]
@@ -127,7 +165,10 @@ fn a_prologue_is_read_unsigned_and_never_truncated() {
     let origin = writer(6);
     let pair = KeyPair::from_seed(&[9; 32]);
     let mut manifest = Manifest::single(pair.public_key());
-    manifest.prologue = Some(Prologue { hash: origin.roots().tree_hash(), length: 6 });
+    manifest.prologue = Some(Prologue {
+        hash: origin.roots().tree_hash(),
+        length: 6,
+    });
     let mut heir = Core::create(MemoryStorage::new(), manifest, Some(pair)).unwrap();
     let mut proof = upgrade(&origin, 0);
     proof.manifest = None;
@@ -144,15 +185,27 @@ fn two_signed_trees_of_one_length_are_a_conflict_and_equal_ones_are_not() {
     let honest = writer(8);
     let mut forked = writer(4);
     forked.append_batch((10..14).map(block).collect()).unwrap();
-    let conflict = honest.check_conflict(&upgrade(&forked, 0)).unwrap().expect("a conflict");
+    let conflict = honest
+        .check_conflict(&upgrade(&forked, 0))
+        .unwrap()
+        .expect("a conflict");
     assert_eq!((conflict.fork, conflict.length), (0, 8));
-    assert!(forked.check_conflict(&conflict.ours).unwrap().is_some(), "either side's proof convinces the other");
+    assert!(
+        forked.check_conflict(&conflict.ours).unwrap().is_some(),
+        "either side's proof convinces the other"
+    );
     assert!(honest.check_conflict(&upgrade(&writer(8), 0)).unwrap().is_none());
     assert!(honest.check_conflict(&upgrade(&writer(5), 0)).unwrap().is_none());
-    assert!(honest.check_conflict(&upgrade(&writer(9), 0)).unwrap().is_none(), "longer than ours says nothing");
+    assert!(
+        honest.check_conflict(&upgrade(&writer(9), 0)).unwrap().is_none(),
+        "longer than ours says nothing"
+    );
     let mut unsigned = upgrade(&forked, 0);
     unsigned.upgrade.as_mut().unwrap().signature = None;
-    assert!(matches!(honest.check_conflict(&unsigned), Err(VerifyError::Signature(_))));
+    assert!(matches!(
+        honest.check_conflict(&unsigned),
+        Err(VerifyError::Signature(_))
+    ));
 }
 
 /// Follows the source to its fork as a replicator would, asking for `pick` of each wanted range.
@@ -160,9 +213,18 @@ fn follow(source: &MemoryCore, reader: &mut MemoryCore, pick: u64) -> u64 {
     let mut reorg = reader.begin_reorg(&upgrade(source, 0)).unwrap();
     while let Some(want) = reorg.want().cloned() {
         let block = want.blocks.start + pick % (want.blocks.end - want.blocks.start);
-        let hash = Some(RequestHash { index: 2 * block, nodes: want.nodes });
-        let request = Request { fork: source.fork(), hash, ..Request::default() };
-        reader.continue_reorg(&mut reorg, &source.create_proof(&request).unwrap()).unwrap();
+        let hash = Some(RequestHash {
+            index: 2 * block,
+            nodes: want.nodes,
+        });
+        let request = Request {
+            fork: source.fork(),
+            hash,
+            ..Request::default()
+        };
+        reader
+            .continue_reorg(&mut reorg, &source.create_proof(&request).unwrap())
+            .unwrap();
     }
     let ancestors = reorg.ancestors();
     reader.apply_reorg(reorg).unwrap();
@@ -255,7 +317,10 @@ proptest! {
 fn a_refused_append_stores_nothing() {
     let mut core = writer(3);
     let large = Bytes::from(vec![0; 15 * 1024 * 1024 + 1]);
-    assert!(matches!(core.append_batch(vec![block(1), large]), Err(WriteError::BlockTooLarge { .. })));
+    assert!(matches!(
+        core.append_batch(vec![block(1), large]),
+        Err(WriteError::BlockTooLarge { .. })
+    ));
     assert_eq!(core.storage().head().length, 3);
     assert_eq!(core.length(), 3);
 }

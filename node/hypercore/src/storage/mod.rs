@@ -4,7 +4,7 @@
 //! [`Storage::apply`] is atomic (all of it or nothing, also across a crash), later changes never survive a crash that
 //! loses earlier ones, and nothing counts as durable before [`Storage::flush`] returned.
 
-pub mod disk;
+mod disk;
 mod memory;
 
 use std::ops::Range;
@@ -16,7 +16,7 @@ use crate::bitfield::Bitfield;
 use crate::manifest::Manifest;
 use crate::node::Node;
 
-pub use disk::DiskStorage;
+pub use disk::{DEFAULT_OPEN_FILES, DiskOptions, DiskStorage, Faults, Files, Limits};
 pub use memory::MemoryStorage;
 
 /// How a failure should be treated.

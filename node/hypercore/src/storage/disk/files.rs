@@ -27,7 +27,9 @@ pub struct Faults {
 impl Faults {
     /// Allows `operations` changes.
     pub fn after(operations: i64) -> Arc<Self> {
-        Arc::new(Self { left: AtomicI64::new(operations) })
+        Arc::new(Self {
+            left: AtomicI64::new(operations),
+        })
     }
 
     /// Whether the end was hit.
@@ -62,33 +64,54 @@ struct Cache {
     clock: u64,
 }
 
-/// Opens, reads and changes files.
+/// Opens, reads and changes files. Clones share the open ones.
+#[derive(Clone)]
 pub struct Files {
-    cache: Mutex<Cache>,
+    cache: Arc<Mutex<Cache>>,
     capacity: usize,
     faults: Option<Arc<Faults>>,
 }
 
+impl Default for Files {
+    fn default() -> Self {
+        Self::new(DEFAULT_OPEN_FILES)
+    }
+}
+
 impl std::fmt::Debug for Files {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Files").field("capacity", &self.capacity).finish_non_exhaustive()
+        f.debug_struct("Files")
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
     }
 }
 
 impl Files {
-    /// Keeps at most `capacity` files open (at least one).
-    pub fn new(capacity: usize) -> Arc<Self> {
-        Arc::new(Self { cache: Mutex::default(), capacity: capacity.max(1), faults: None })
+    /// Keeps at most `capacity` files open (at least one), and each log while it has bytes that are not synced.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            cache: Arc::default(),
+            capacity: capacity.max(1),
+            faults: None,
+        }
     }
 
     /// As [`Files::new`], and stops when the faults say so.
-    pub fn with_faults(capacity: usize, faults: Arc<Faults>) -> Arc<Self> {
-        Arc::new(Self { cache: Mutex::default(), capacity: capacity.max(1), faults: Some(faults) })
+    pub fn with_faults(capacity: usize, faults: Arc<Faults>) -> Self {
+        Self {
+            cache: Arc::default(),
+            capacity: capacity.max(1),
+            faults: Some(faults),
+        }
     }
 
     /// Number of files open now.
     pub fn open_count(&self) -> usize {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner).open.len()
+        self.cache
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .open
+            .len()
     }
 
     fn step(&self) -> Step {
@@ -113,28 +136,52 @@ impl Files {
         // Segments are read-only by contract, not by mode: only the head log is ever written in place.
         let file = Arc::new(OpenOptions::new().read(true).write(true).open(path)?);
         if cache.open.len() >= self.capacity {
-            let oldest = cache.open.iter().min_by_key(|(_, open)| open.used).map(|(path, _)| path.clone());
+            let oldest = cache
+                .open
+                .iter()
+                .min_by_key(|(_, open)| open.used)
+                .map(|(path, _)| path.clone());
             if let Some(oldest) = oldest {
                 cache.open.remove(&oldest);
             }
         }
-        cache.open.insert(path.to_path_buf(), Open { file: file.clone(), used: now });
+        cache.open.insert(
+            path.to_path_buf(),
+            Open {
+                file: file.clone(),
+                used: now,
+            },
+        );
         Ok(file)
     }
 
     /// Closes a file, so that the next use opens what lies under its name then.
     pub(super) fn forget(&self, path: &Path) {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner).open.remove(path);
+        self.cache
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .open
+            .remove(path);
+    }
+
+    /// An open file to hold on to: the kernel reports a failed write-back to descriptors that were open then.
+    pub(super) fn hold(&self, path: &Path) -> Result<Arc<File>, StorageError> {
+        self.file(path).map_err(failed("open", path))
     }
 
     pub(super) fn length(&self, path: &Path) -> Result<u64, StorageError> {
-        let length = self.file(path).and_then(|file| file.metadata()).map(|metadata| metadata.len());
+        let length = self
+            .file(path)
+            .and_then(|file| file.metadata())
+            .map(|metadata| metadata.len());
         length.map_err(failed("read the length of", path))
     }
 
     /// Fills the buffer from `offset`; a file that ends earlier is an error of kind `UnexpectedEof`.
     pub(super) fn read_at(&self, path: &Path, offset: u64, buffer: &mut [u8]) -> Result<(), StorageError> {
-        self.file(path).and_then(|file| file.read_exact_at(buffer, offset)).map_err(failed("read", path))
+        self.file(path)
+            .and_then(|file| file.read_exact_at(buffer, offset))
+            .map_err(failed("read", path))
     }
 
     pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, StorageError> {
@@ -168,11 +215,13 @@ impl Files {
 
     /// Writes the file's data through to the disk (`fdatasync`).
     pub(super) fn sync(&self, path: &Path) -> Result<(), StorageError> {
-        let sync = || {
-            self.change()?;
-            self.file(path)?.sync_data()
-        };
-        sync().map_err(failed("sync", path))
+        self.sync_held(&*self.hold(path)?, path)
+    }
+
+    pub(super) fn sync_held(&self, file: &File, path: &Path) -> Result<(), StorageError> {
+        self.change()
+            .and_then(|()| file.sync_data())
+            .map_err(failed("sync", path))
     }
 
     /// Makes a whole file appear under its name at once, durable but for its directory entry.
@@ -181,7 +230,9 @@ impl Files {
         temporary.push(".tmp");
         let temporary = PathBuf::from(temporary);
         self.forget(&temporary);
-        self.change().and_then(|()| File::create(&temporary)).map_err(failed("create", &temporary))?;
+        self.change()
+            .and_then(|()| File::create(&temporary))
+            .map_err(failed("create", &temporary))?;
         let mut offset = 0;
         for part in parts {
             self.write_at(&temporary, offset, part)?;
@@ -192,7 +243,9 @@ impl Files {
     }
 
     pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
-        self.change().and_then(|()| fs::rename(from, to)).map_err(failed("rename", from))?;
+        self.change()
+            .and_then(|()| fs::rename(from, to))
+            .map_err(failed("rename", from))?;
         self.forget(from);
         self.forget(to);
         Ok(())
@@ -208,7 +261,9 @@ impl Files {
 
     /// Writes the directory's entries through to the disk.
     pub(super) fn sync_dir(&self, dir: &Path) -> Result<(), StorageError> {
-        self.change().and_then(|()| File::open(dir)?.sync_all()).map_err(failed("sync the directory", dir))
+        self.change()
+            .and_then(|()| File::open(dir)?.sync_all())
+            .map_err(failed("sync the directory", dir))
     }
 }
 

@@ -28,17 +28,27 @@ pub(super) struct Index {
     pub(super) segments: BTreeMap<u64, Sealed>,
     /// Segments that were superseded or dropped; their files may go once the log that says so is durable.
     pub(super) dropped: Vec<Sealed>,
+    /// Segments of which only the nodes are needed any more; their block files may go likewise.
+    pub(super) hollowed: Vec<Sealed>,
     /// Bytes of the log's records that would be written again by a compaction.
     pub(super) live_block_bytes: u64,
 }
 
 impl Index {
     pub(super) fn node(&self, index: u64) -> Option<Node> {
-        self.nodes.get(&index).map(|(size, hash)| Node { index, size: *size, hash: *hash })
+        self.nodes.get(&index).map(|(size, hash)| Node {
+            index,
+            size: *size,
+            hash: *hash,
+        })
     }
 
     pub(super) fn nodes(&self) -> impl Iterator<Item = Node> + '_ {
-        self.nodes.iter().map(|(index, (size, hash))| Node { index: *index, size: *size, hash: *hash })
+        self.nodes.iter().map(|(index, (size, hash))| Node {
+            index: *index,
+            size: *size,
+            hash: *hash,
+        })
     }
 
     pub(super) fn node_count(&self) -> usize {
@@ -130,15 +140,20 @@ impl Index {
         }
         self.forget_blocks(length..u64::MAX);
         self.bitfield.clear_range(length..u64::MAX);
-        self.nodes.retain(|index, _| flat_tree::end_block(*index) <= length);
+        self.nodes
+            .retain(|index, _| flat_tree::end_block(*index) <= length);
     }
 
     fn clear(&mut self, blocks: &Range<u64>) {
         self.forget_blocks(blocks.clone());
         self.bitfield.clear_range(blocks.clone());
         for sealed in self.segments_in(blocks) {
-            if !self.bitfield.intersects(sealed.id.blocks()) {
-                self.drop_segment(sealed);
+            let covered = sealed.id.blocks();
+            if !self.bitfield.intersects(covered.clone())
+                && let Some(sealed) = self.segments.get_mut(&covered.start)
+            {
+                sealed.hollow = true;
+                self.hollowed.push(*sealed);
             }
         }
     }
@@ -146,21 +161,24 @@ impl Index {
     fn seal(&mut self, sealed: Sealed) {
         let blocks = sealed.id.blocks();
         for older in self.segments_in(&blocks) {
-            if older != sealed {
+            if (older.id, older.fork) != (sealed.id, sealed.fork) {
                 self.drop_segment(older);
             }
         }
         self.forget_blocks(blocks.clone());
         let top = sealed.id.node();
-        self.nodes.retain(|index, _| *index == top || !flat_tree::contains(top, *index));
-        self.dropped.retain(|dropped| *dropped != sealed);
+        self.nodes
+            .retain(|index, _| *index == top || !flat_tree::contains(top, *index));
+        let same = |gone: &Sealed| (gone.id, gone.fork) == (sealed.id, sealed.fork);
+        self.dropped.retain(|gone| !same(gone));
+        self.hollowed.retain(|gone| !same(gone));
         self.bitfield.set_range(blocks.clone());
         self.segments.insert(blocks.start, sealed);
     }
 
-    /// Whether this very segment is sealed and every block of it is read from there.
-    pub(super) fn is_sealed(&self, id: SegmentId) -> bool {
-        self.segments.get(&id.blocks().start).is_some_and(|sealed| sealed.id == id)
-            && self.blocks.range(id.blocks()).next().is_none()
+    /// The segment of this name, if it still has every block.
+    pub(super) fn whole_segment(&self, id: SegmentId) -> Option<&Sealed> {
+        let sealed = self.segments.get(&id.blocks().start)?;
+        (sealed.id == id && !sealed.hollow && self.bitfield.contains_range(id.blocks())).then_some(sealed)
     }
 }

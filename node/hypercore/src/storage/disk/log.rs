@@ -1,6 +1,6 @@
 //! The bytes of a head log, version 1 (`docs/format/head-log.md`): records that are appended, and how a log is read.
 //!
-//! Header, 64 bytes: magic `CMLTLOG` and version 1; u64 generation; 32 bytes core key; u32 CRC-32C of those 48 bytes; zero.
+//! Header, 64 bytes: magic `CMLTLOG` and version 1; u64 generation; 32 bytes discovery key; u32 CRC-32C of those 48 bytes; zero.
 //!
 //! Record, 24 bytes and a payload:
 //!
@@ -22,7 +22,7 @@ use std::path::Path;
 use cumulet_encoding::{Reader, Writer};
 
 use super::files::Files;
-use crate::crypto::Key;
+use crate::crypto::Hash;
 use crate::manifest::Manifest;
 use crate::node::Node;
 use crate::segment::SegmentId;
@@ -53,7 +53,9 @@ pub(super) enum Kind {
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
         use Kind::{Block, Clear, Head, Manifest, Nodes, Seal, Synced, Truncate};
-        [Manifest, Truncate, Clear, Nodes, Block, Head, Seal, Synced].into_iter().find(|kind| *kind as u8 == byte)
+        [Manifest, Truncate, Clear, Nodes, Block, Head, Seal, Synced]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -64,6 +66,8 @@ pub(super) struct Sealed {
     /// The fork in the segment's header and name.
     pub(super) fork: u64,
     pub(super) encrypted: bool,
+    /// All its blocks were cleared since: only its nodes are left.
+    pub(super) hollow: bool,
 }
 
 /// A decoded record.
@@ -87,18 +91,18 @@ pub(super) struct BlockPlace {
     pub(super) crc: u32,
 }
 
-pub(super) fn encode_header(generation: u64, key: &Key) -> [u8; HEADER_BYTES as usize] {
+pub(super) fn encode_header(generation: u64, discovery_key: &Hash) -> [u8; HEADER_BYTES as usize] {
     let mut header = [0; HEADER_BYTES as usize];
     header[..8].copy_from_slice(&MAGIC);
     header[8..16].copy_from_slice(&generation.to_le_bytes());
-    header[16..48].copy_from_slice(key);
+    header[16..48].copy_from_slice(discovery_key);
     let crc = crc32c::crc32c(&header[..48]);
     header[48..52].copy_from_slice(&crc.to_le_bytes());
     header
 }
 
-/// Generation and key of a log.
-pub(super) fn decode_header(header: &[u8; HEADER_BYTES as usize]) -> Result<(u64, Key), &'static str> {
+/// Generation and discovery key of a log.
+pub(super) fn decode_header(header: &[u8; HEADER_BYTES as usize]) -> Result<(u64, Hash), &'static str> {
     if header[..7] != MAGIC[..7] {
         return Err("it is no head log");
     }
@@ -106,7 +110,8 @@ pub(super) fn decode_header(header: &[u8; HEADER_BYTES as usize]) -> Result<(u64
         return Err("it was written by a later version");
     }
     let mut reader = Reader::new(&header[8..]);
-    let decoded = (|| Ok::<_, cumulet_encoding::DecodeError>((reader.u64_any()?, reader.fixed()?, reader.u32()?)))();
+    let decoded =
+        (|| Ok::<_, cumulet_encoding::DecodeError>((reader.u64_any()?, reader.fixed()?, reader.u32()?)))();
     match decoded {
         Ok((generation, key, crc)) if crc == crc32c::crc32c(&header[..48]) => Ok((generation, key)),
         _ => Err("its header is damaged"),
@@ -123,7 +128,11 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn new(generation: u64) -> Self {
-        Self { generation_crc: crc32c::crc32c(&generation.to_le_bytes()), bytes: Vec::new(), last: None }
+        Self {
+            generation_crc: crc32c::crc32c(&generation.to_le_bytes()),
+            bytes: Vec::new(),
+            last: None,
+        }
     }
 
     /// Appends a record; gives the position of its payload in the batch and the payload's CRC.
@@ -131,7 +140,8 @@ impl Batch {
         let crc = crc32c::crc32c(payload);
         self.last = Some(self.bytes.len());
         self.bytes.reserve(RECORD_BYTES as usize + payload.len());
-        self.bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        self.bytes
+            .extend_from_slice(&(payload.len() as u32).to_le_bytes());
         self.bytes.extend_from_slice(&[kind as u8, 0, 0, 0]);
         self.bytes.extend_from_slice(&argument.to_le_bytes());
         self.bytes.extend_from_slice(&crc.to_le_bytes());
@@ -184,18 +194,28 @@ impl Batch {
     /// Appends a block; `base` is the file offset at which this batch will start.
     pub(super) fn block(&mut self, base: u64, index: u64, block: &[u8]) -> BlockPlace {
         let (at, crc) = self.record(Kind::Block, index, block);
-        BlockPlace { offset: base + at as u64, length: block.len() as u32, crc }
+        BlockPlace {
+            offset: base + at as u64,
+            length: block.len() as u32,
+            crc,
+        }
     }
 
     pub(super) fn head(&mut self, head: &Head) {
         let mut payload = Writer::new();
-        payload.u64(head.length).bool(head.signature.is_some()).raw(head.signature.as_deref().unwrap_or_default());
+        payload
+            .u64(head.length)
+            .bool(head.signature.is_some())
+            .raw(head.signature.as_deref().unwrap_or_default());
         self.record(Kind::Head, head.fork, payload.as_slice());
     }
 
     pub(super) fn seal(&mut self, sealed: &Sealed) {
         let mut payload = Writer::new();
-        payload.u64(sealed.fork).u8(sealed.id.level as u8).bool(sealed.encrypted);
+        payload
+            .u64(sealed.fork)
+            .u8(sealed.id.level as u8)
+            .bool(sealed.encrypted);
         self.record(Kind::Seal, sealed.id.index, payload.as_slice());
     }
 
@@ -216,7 +236,8 @@ struct Frame {
 impl Frame {
     fn decode(bytes: &[u8], generation_crc: u32) -> Option<Self> {
         let (header, _) = bytes.split_first_chunk::<{ RECORD_BYTES as usize }>()?;
-        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         if word(20) != crc32c::crc32c_append(generation_crc, &header[..20]) || header[5] > 1 {
             return None;
         }
@@ -240,20 +261,36 @@ impl Frame {
                 let mut nodes = Vec::with_capacity(payload.len() / NODE_BYTES);
                 while !reader.is_empty() {
                     let (index, size) = (reader.u64().ok()?, reader.u64().ok()?);
-                    nodes.push(Node { index, size, hash: reader.fixed().ok()? });
+                    nodes.push(Node {
+                        index,
+                        size,
+                        hash: reader.fixed().ok()?,
+                    });
                 }
                 Record::Nodes(nodes)
             }
             Kind::Head => {
                 let (length, signed) = (reader.u64().ok()?, reader.bool().ok()?);
                 let signature = signed.then(|| reader.rest().to_vec().into());
-                Record::Head(Head { fork: self.argument, length, signature })
+                Record::Head(Head {
+                    fork: self.argument,
+                    length,
+                    signature,
+                })
             }
             Kind::Seal => {
                 let (fork, level, encrypted) = (reader.u64().ok()?, reader.u8().ok()?, reader.bool().ok()?);
-                let id = SegmentId { level: u32::from(level), index: self.argument };
+                let id = SegmentId {
+                    level: u32::from(level),
+                    index: self.argument,
+                };
                 let fits = id.level <= MAX_LEVEL && id.index < crate::roots::MAX_LENGTH >> id.level;
-                Record::Seal(Sealed { id: fits.then_some(id)?, fork, encrypted })
+                Record::Seal(Sealed {
+                    id: fits.then_some(id)?,
+                    fork,
+                    encrypted,
+                    hollow: false,
+                })
             }
             Kind::Synced => Record::Synced,
             Kind::Block => return None,
@@ -275,29 +312,50 @@ pub(super) struct Scan {
 }
 
 /// Reads a log: every header, and every payload but those of blocks that are known to have been durable.
-pub(super) fn scan(files: &Files, path: &Path, key: &Key) -> Result<Scan, StorageError> {
+pub(super) fn scan(files: &Files, path: &Path, discovery_key: &Hash) -> Result<Scan, StorageError> {
     let file_length = files.length(path)?;
-    let foreign = |what| StorageError::Foreign { what, path: path.to_path_buf() };
+    let foreign = |what| StorageError::Foreign {
+        what,
+        path: path.to_path_buf(),
+    };
     if file_length < HEADER_BYTES {
         return Err(foreign("it is too short for a head log"));
     }
     let mut header = [0; HEADER_BYTES as usize];
     files.read_at(path, 0, &mut header)?;
     let (generation, found) = decode_header(&header).map_err(foreign)?;
-    if found != *key {
+    if found != *discovery_key {
         return Err(foreign("it belongs to another core"));
     }
     let generation_crc = crc32c::crc32c(&generation.to_le_bytes());
-    let mut window = Window { files, path, file_length, start: 0, bytes: Vec::new() };
+    let mut window = Window {
+        files,
+        path,
+        file_length,
+        start: 0,
+        bytes: Vec::new(),
+    };
     let (mut at, mut durable) = (HEADER_BYTES, HEADER_BYTES);
     let mut found: Vec<(u64, bool, Record)> = Vec::new();
-    while let Some(frame) = window.get(at, RECORD_BYTES)?.and_then(|bytes| Frame::decode(bytes, generation_crc)) {
+    while let Some(frame) = window
+        .get(at, RECORD_BYTES)?
+        .and_then(|bytes| Frame::decode(bytes, generation_crc))
+    {
         let (offset, length) = (at + RECORD_BYTES, u64::from(frame.length));
         let record = if frame.kind == Kind::Block {
-            let place = BlockPlace { offset, length: frame.length, crc: frame.crc };
-            (offset + length <= file_length).then_some(Record::Block { index: frame.argument, place })
+            let place = BlockPlace {
+                offset,
+                length: frame.length,
+                crc: frame.crc,
+            };
+            (offset + length <= file_length).then_some(Record::Block {
+                index: frame.argument,
+                place,
+            })
         } else {
-            let payload = window.get(offset, length)?.filter(|payload| crc32c::crc32c(payload) == frame.crc);
+            let payload = window
+                .get(offset, length)?
+                .filter(|payload| crc32c::crc32c(payload) == frame.crc);
             payload.and_then(|payload| frame.record(payload))
         };
         let Some(record) = record else { break };
@@ -321,11 +379,20 @@ pub(super) fn scan(files: &Files, path: &Path, key: &Key) -> Result<Scan, Storag
             break;
         }
     }
-    let whole = found[..keep].iter().rposition(|(_, last, _)| *last).map_or(0, |last| last + 1);
+    let whole = found[..keep]
+        .iter()
+        .rposition(|(_, last, _)| *last)
+        .map_or(0, |last| last + 1);
     let end = found.get(whole).map_or(bad, |(start, _, _)| *start);
     found.truncate(whole);
     let records = found.into_iter().map(|(_, _, record)| record).collect();
-    Ok(Scan { generation, records, end, file_length, damage: damaged.then_some(bad) })
+    Ok(Scan {
+        generation,
+        records,
+        end,
+        file_length,
+        damage: damaged.then_some(bad),
+    })
 }
 
 fn block_is_whole(files: &Files, path: &Path, place: &BlockPlace) -> Result<bool, StorageError> {
@@ -342,9 +409,17 @@ fn synced_after(
     file_length: u64,
     generation_crc: u32,
 ) -> Result<bool, StorageError> {
-    let mut window = Window { files, path, file_length, start: 0, bytes: Vec::new() };
+    let mut window = Window {
+        files,
+        path,
+        file_length,
+        start: 0,
+        bytes: Vec::new(),
+    };
     for at in bad..file_length.saturating_sub(RECORD_BYTES - 1) {
-        let Some(bytes) = window.get(at, RECORD_BYTES)? else { break };
+        let Some(bytes) = window.get(at, RECORD_BYTES)? else {
+            break;
+        };
         // The cheap look first: a Synced record has no payload.
         if bytes[..8] == [0, 0, 0, 0, Kind::Synced as u8, 1, 0, 0]
             && Frame::decode(bytes, generation_crc).is_some_and(|frame| frame.argument > bad)
@@ -367,7 +442,9 @@ struct Window<'a> {
 impl Window<'_> {
     /// `length` bytes at `offset`, or none where the file ends earlier.
     fn get(&mut self, offset: u64, length: u64) -> Result<Option<&[u8]>, StorageError> {
-        let Some(end) = offset.checked_add(length).filter(|end| *end <= self.file_length) else { return Ok(None) };
+        let Some(end) = offset.checked_add(length).filter(|end| *end <= self.file_length) else {
+            return Ok(None);
+        };
         if offset < self.start || end > self.start + self.bytes.len() as u64 {
             let wanted = (WINDOW as u64).max(length).min(self.file_length - offset);
             self.bytes.resize(wanted as usize, 0);

@@ -17,7 +17,8 @@ mod log;
 mod seal;
 mod sidecar;
 
-use std::fs;
+use std::collections::HashSet;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,19 +26,21 @@ use bytes::Bytes;
 
 use self::files::failed;
 use self::index::Index;
-use self::log::{Batch, BlockPlace, HEADER_BYTES, Record, Sealed};
+use self::log::{Batch, BlockPlace, Record, Sealed};
 use super::{Changes, Head, Storage, StorageError};
 use crate::bitfield::Bitfield;
-use crate::crypto::{Hash, Key, discovery_key};
+use crate::crypto::Hash;
 use crate::flat_tree;
 use crate::manifest::Manifest;
 use crate::node::Node;
-use crate::segment::{ContentCipher, Place};
+use crate::segment::{ContentCipher, Place, SegmentId};
 
 pub use files::{DEFAULT_OPEN_FILES, Faults, Files};
 
 /// Name of the log in a core's directory.
-pub const LOG_NAME: &str = "head.log";
+const LOG_NAME: &str = "head.log";
+/// Name of what was cut from a torn log.
+const TORN_NAME: &str = "head.log.torn";
 
 /// When the log is sealed and compacted. The defaults keep the log of a full core within a few segments; tests use
 /// smaller ones.
@@ -68,36 +71,16 @@ impl Default for Limits {
 }
 
 /// How a core's directory is opened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct DiskOptions {
-    /// Descriptors, shared by all cores of a store.
-    pub files: Arc<Files>,
-    /// Key that segments are encrypted with; none writes them in the clear.
-    pub content_key: Option<[u8; 32]>,
+    /// Open files, shared by all cores of a store.
+    pub files: Files,
+    /// Encrypts sealed segments; without it they are plain.
+    pub cipher: Option<ContentCipher>,
     /// When to seal and compact.
     pub limits: Limits,
     /// Open a damaged log for reading what lies before the damage; changes are refused then.
     pub salvage: bool,
-}
-
-impl Default for DiskOptions {
-    fn default() -> Self {
-        Self {
-            files: Files::new(DEFAULT_OPEN_FILES),
-            content_key: None,
-            limits: Limits::default(),
-            salvage: false,
-        }
-    }
-}
-
-/// What was cut from the end of a log when it was opened: the changes of a crash that nobody was told were safe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TornTail {
-    /// Where the log ends now.
-    pub offset: u64,
-    /// Bytes that were cut.
-    pub bytes: u64,
 }
 
 /// The storage of one core in one directory.
@@ -105,91 +88,91 @@ pub struct TornTail {
 pub struct DiskStorage {
     dir: PathBuf,
     log: PathBuf,
-    key: Key,
     discovery_key: Hash,
-    files: Arc<Files>,
+    files: Files,
     cipher: Option<ContentCipher>,
     limits: Limits,
     index: Index,
     generation: u64,
-    end: u64,
-    synced: u64,
-    torn: Option<TornTail>,
+    log_bytes: u64,
+    /// Bytes of the log that are synced.
+    durable_bytes: u64,
+    /// The log while it has bytes that are not synced.
+    dirty: Option<Arc<File>>,
+    /// Bytes that were cut from a torn log when it was opened.
+    cut_bytes: u64,
     closed: bool,
     /// Why the last sealing or compaction failed, and the log length at which it is tried again.
     maintenance: Option<(StorageError, u64)>,
 }
 
 impl DiskStorage {
-    /// Opens a core's directory, making it if it does not exist.
-    pub fn open(dir: &Path, key: Key, options: &DiskOptions) -> Result<Self, StorageError> {
-        let log = dir.join(LOG_NAME);
-        let files = options.files.clone();
+    /// Opens the directory of a core, making it when it isn't there. A torn tail of the log, which never was
+    /// acknowledged, is cut and kept in a file beside it; damage to durable bytes is an error that names the place.
+    pub fn open(dir: &Path, discovery_key: Hash, options: DiskOptions) -> Result<Self, StorageError> {
+        let (log, segments) = (dir.join(LOG_NAME), dir.join("segments"));
+        let files = options.files;
+        fs::create_dir_all(&segments).map_err(failed("create", &segments))?;
         if !log.exists() {
-            fs::create_dir_all(dir).map_err(failed("create", dir))?;
-            files.write_whole(&log, &[&log::encode_header(1, &key)])?;
+            files.write_whole(&log, &[&log::encode_header(1, &discovery_key)])?;
             files.sync_dir(dir)?;
             if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
                 files.sync_dir(parent)?;
             }
         }
         files.forget(&log);
-        let scan = log::scan(&files, &log, &key)?;
+        let scan = log::scan(&files, &log, &discovery_key)?;
         if let Some(offset) = scan.damage.filter(|_| !options.salvage) {
-            return Err(StorageError::Damaged { what: "a record", path: log, offset });
+            return Err(StorageError::Damaged {
+                what: "a record",
+                path: log,
+                offset,
+            });
         }
         let mut index = Index::default();
         for record in scan.records {
             index.take(record);
         }
-        let torn = TornTail { offset: scan.end, bytes: scan.file_length - scan.end };
         let mut storage = Self {
             dir: dir.to_path_buf(),
             log,
-            key,
-            discovery_key: discovery_key(&key),
+            discovery_key,
             files,
-            cipher: options.content_key.as_ref().map(ContentCipher::new),
+            cipher: options.cipher,
             limits: options.limits,
             index,
             generation: scan.generation,
-            end: scan.end,
-            synced: 0,
-            torn: (torn.bytes > 0 && scan.damage.is_none()).then_some(torn),
+            log_bytes: scan.end,
+            durable_bytes: scan.end,
+            dirty: None,
+            cut_bytes: 0,
             closed: scan.damage.is_some(),
             maintenance: None,
         };
         if !storage.closed {
-            if storage.torn.is_some() {
-                storage.files.cut(&storage.log, storage.end)?;
-            }
+            storage.cut_tail(scan.file_length)?;
             storage.remove_strays()?;
         }
         Ok(storage)
     }
 
-    /// The key of the core in a directory, without opening it; none if there is no core.
-    pub fn read_key(dir: &Path) -> Result<Option<Key>, StorageError> {
-        let path = dir.join(LOG_NAME);
-        let mut header = [0; HEADER_BYTES as usize];
-        let read = fs::File::open(&path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut header));
-        match read {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed("read", &path)(error)),
-            Ok(()) => {
-                log::decode_header(&header).map(|(_, key)| Some(key)).map_err(|what| StorageError::Foreign { what, path })
-            }
+    /// Cuts what lies behind the last whole batch, keeping it beside the log for whoever wants to look.
+    fn cut_tail(&mut self, file_length: u64) -> Result<(), StorageError> {
+        self.cut_bytes = file_length - self.log_bytes;
+        if self.cut_bytes > 0 {
+            let mut torn = vec![0; self.cut_bytes as usize];
+            self.files.read_at(&self.log, self.log_bytes, &mut torn)?;
+            self.files.write_whole(&self.dir.join(TORN_NAME), &[&torn])?;
+            self.files.cut(&self.log, self.log_bytes)?;
+            // Bytes before the cut may be in the page cache alone (the process died, not the machine).
+            self.files.sync(&self.log)?;
         }
+        Ok(())
     }
 
-    /// The core's key.
-    pub fn key(&self) -> &Key {
-        &self.key
-    }
-
-    /// What was cut from the log when it was opened, if anything.
-    pub fn torn_tail(&self) -> Option<TornTail> {
-        self.torn
+    /// Bytes that were cut from the end of a torn log when it was opened; they lie in `head.log.torn`.
+    pub fn cut_bytes(&self) -> u64 {
+        self.cut_bytes
     }
 
     /// Why sealing or compacting failed last, if it did. The core works on; its log grows until it succeeds.
@@ -199,48 +182,72 @@ impl DiskStorage {
 
     /// Length of the log in bytes.
     pub fn log_bytes(&self) -> u64 {
-        self.end
+        self.log_bytes
     }
 
-    /// Number of sealed segments.
-    pub fn segment_count(&self) -> usize {
-        self.index.segments.len()
+    /// The sealed segments whose blocks are on disk (some of them may have been cleared).
+    pub fn sealed_segments(&self) -> impl Iterator<Item = SegmentId> + '_ {
+        self.index
+            .segments
+            .values()
+            .filter(|sealed| !sealed.hollow)
+            .map(|sealed| sealed.id)
+    }
+
+    /// The bytes of a sealed segment as they lie on disk, if there is one with this name whose blocks are all held.
+    pub fn sealed_bytes(&self, id: SegmentId) -> Result<Option<Bytes>, StorageError> {
+        self.index
+            .whole_segment(id)
+            .map(|sealed| self.segment_bytes(sealed))
+            .transpose()
     }
 
     fn place(&self, sealed: &Sealed) -> Place {
-        Place { discovery_key: self.discovery_key, fork: sealed.fork, id: sealed.id }
+        Place {
+            discovery_key: self.discovery_key,
+            fork: sealed.fork,
+            id: sealed.id,
+        }
     }
 
     fn segment_path(&self, sealed: &Sealed) -> PathBuf {
-        let SegmentIdName(name) = SegmentIdName::of(sealed);
-        self.dir.join(format!("{name}.seg"))
+        self.dir.join(format!(
+            "segments/{}-{}-{}.seg",
+            sealed.id.level, sealed.id.index, sealed.fork
+        ))
     }
 
     fn sidecar_path(&self, sealed: &Sealed) -> PathBuf {
-        let SegmentIdName(name) = SegmentIdName::of(sealed);
-        self.dir.join(format!("{name}.nodes"))
+        self.segment_path(sealed).with_extension("tree")
     }
 
-    /// Removes files that the log does not name: left by a crash between two steps of sealing.
+    /// Removes files that the log does not name, left by a crash between two steps of sealing; a segment that it does
+    /// name and that is gone is damage.
     fn remove_strays(&mut self) -> Result<(), StorageError> {
-        let known: std::collections::HashSet<PathBuf> = self
+        (self.index.dropped, self.index.hollowed) = (Vec::new(), Vec::new());
+        let whole = self.index.segments.values().filter(|sealed| !sealed.hollow);
+        let mut missing: HashSet<PathBuf> = whole.map(|sealed| self.segment_path(sealed)).collect();
+        let trees: HashSet<PathBuf> = self
             .index
             .segments
             .values()
-            .flat_map(|sealed| [self.segment_path(sealed), self.sidecar_path(sealed)])
-            .chain([self.log.clone()])
+            .map(|sealed| self.sidecar_path(sealed))
             .collect();
-        self.index.dropped.clear();
-        for entry in fs::read_dir(&self.dir).map_err(failed("list", &self.dir))? {
-            let path = entry.map_err(failed("list", &self.dir))?.path();
-            let ours = path.extension().is_some_and(|extension| {
-                extension == "seg" || extension == "nodes" || extension == "tmp"
-            });
-            if ours && !known.contains(&path) {
+        let dir = self.dir.join("segments");
+        for entry in fs::read_dir(&dir).map_err(failed("list", &dir))? {
+            let path = entry.map_err(failed("list", &dir))?.path();
+            if !missing.remove(&path) && !trees.contains(&path) {
                 self.files.remove(&path)?;
             }
         }
-        Ok(())
+        match missing.into_iter().next() {
+            Some(path) => Err(StorageError::Damaged {
+                what: "a segment file that is missing",
+                path,
+                offset: 0,
+            }),
+            None => Ok(()),
+        }
     }
 
     fn log_block(&self, place: &BlockPlace) -> Result<Bytes, StorageError> {
@@ -248,7 +255,11 @@ impl DiskStorage {
         self.files.read_at(&self.log, place.offset, &mut bytes)?;
         if crc32c::crc32c(&bytes) != place.crc {
             let (path, offset) = (self.log.clone(), place.offset);
-            return Err(StorageError::Damaged { what: "a block", path, offset });
+            return Err(StorageError::Damaged {
+                what: "a block",
+                path,
+                offset,
+            });
         }
         Ok(bytes.into())
     }
@@ -256,7 +267,11 @@ impl DiskStorage {
     /// The blocks and nodes below `length` of the segment that reaches over it: truncating drops the file, so they go
     /// back to the log.
     fn rescue(&self, length: u64, changes: &mut Changes) -> Result<(), StorageError> {
-        let Some(sealed) = self.index.segment_of_block(length).filter(|sealed| sealed.id.blocks().start < length) else {
+        let Some(sealed) = self
+            .index
+            .segment_of_block(length)
+            .filter(|sealed| sealed.id.blocks().start < length)
+        else {
             return Ok(());
         };
         let start = sealed.id.blocks().start;
@@ -284,12 +299,15 @@ impl DiskStorage {
 
     /// Writes a batch at the end of the log: all of it, or nothing.
     fn append(&mut self, batch: &Batch) -> Result<(), StorageError> {
-        if let Err(error) = self.files.write_at(&self.log, self.end, &batch.bytes) {
+        if self.dirty.is_none() {
+            self.dirty = Some(self.files.hold(&self.log)?);
+        }
+        if let Err(error) = self.files.write_at(&self.log, self.log_bytes, &batch.bytes) {
             // A log whose torn end cannot be cut must not be appended to.
-            self.closed = self.files.cut(&self.log, self.end).is_err();
+            self.closed = self.files.cut(&self.log, self.log_bytes).is_err();
             return Err(error);
         }
-        self.end += batch.bytes.len() as u64;
+        self.log_bytes += batch.bytes.len() as u64;
         Ok(())
     }
 
@@ -316,7 +334,7 @@ impl DiskStorage {
         batch.nodes(&nodes);
         records.push(Record::Nodes(nodes));
         for (index, block) in changes.blocks {
-            let place = batch.block(self.end, index, &block);
+            let place = batch.block(self.log_bytes, index, &block);
             records.push(Record::Block { index, place });
         }
         if let Some(head) = changes.head {
@@ -329,15 +347,6 @@ impl DiskStorage {
         batch.finish();
         self.append(&batch)?;
         Ok(records)
-    }
-}
-
-/// File name of a segment, without its extension: level, index and fork in hexadecimal.
-struct SegmentIdName(String);
-
-impl SegmentIdName {
-    fn of(sealed: &Sealed) -> Self {
-        Self(format!("{:02x}-{:014x}-{:x}", sealed.id.level, sealed.id.index, sealed.fork))
     }
 }
 
@@ -359,7 +368,7 @@ impl Storage for DiskStorage {
             return Ok(Some(node));
         }
         match self.index.segment_of_node(index) {
-            Some(sealed) => self.sealed_node(sealed, index).map(Some),
+            Some(sealed) => self.sealed_node(sealed, index),
             None => Ok(None),
         }
     }
@@ -395,17 +404,25 @@ impl Storage for DiskStorage {
         if self.closed {
             return Err(StorageError::Closed);
         }
-        if self.synced == self.end {
+        let Some(file) = self.dirty.take() else {
             return Ok(());
+        };
+        if let Err(error) = self.files.sync_held(&file, &self.log) {
+            // The kernel may have dropped the pages: nothing written since the last sync can be trusted.
+            self.closed = true;
+            return Err(error);
         }
-        self.files.sync(&self.log)?;
+        self.durable_bytes = self.log_bytes;
         // Tells a later reader of the log which bytes were durable; it need not be durable itself.
         let mut batch = Batch::new(self.generation);
-        batch.synced(self.end);
+        batch.synced(self.durable_bytes);
         batch.finish();
         let written = self.append(&batch);
-        self.synced = self.end;
+        self.dirty = None;
         self.remove_dropped();
         written
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,16 +9,20 @@ use super::sidecar;
 use super::{DiskStorage, Storage, StorageError};
 use crate::node::Node;
 use crate::segment::cut::is_settled;
-use crate::segment::{Decoded, Held, Header, SegmentId, cut, decode, encode, open_block};
+use crate::segment::{Decoded, Header, Held, SegmentId, cut, decode, encode, open_block};
 
 impl DiskStorage {
     /// Seals and compacts as the limits say. Failures do not touch what was stored; they are kept for
     /// [`DiskStorage::maintenance_error`], and it is tried again when the log has grown further.
     pub(super) fn maintain(&mut self) {
-        if self.maintenance.as_ref().is_some_and(|(_, retry_at)| self.end < *retry_at) {
+        if self
+            .maintenance
+            .as_ref()
+            .is_some_and(|(_, retry_at)| self.log_bytes < *retry_at)
+        {
             return;
         }
-        let retry_at = self.end + self.limits.seal_bytes;
+        let retry_at = self.log_bytes + self.limits.seal_bytes;
         self.maintenance = self.try_maintain().err().map(|error| (error, retry_at));
     }
 
@@ -30,8 +34,16 @@ impl DiskStorage {
             }
         }
         let live = self.index.live_bytes();
-        if self.end > 2 * live + self.limits.dead_bytes {
+        if self.log_bytes > 2 * live + self.limits.dead_bytes {
             self.compact()?;
+        }
+        Ok(())
+    }
+
+    /// Seals every segment that is held whole and stays as it is however the core grows, whatever the limits say.
+    pub fn seal_settled(&mut self) -> Result<(), StorageError> {
+        for id in self.sealable(false)? {
+            self.seal(id)?;
         }
         Ok(())
     }
@@ -72,7 +84,13 @@ impl DiskStorage {
             let missing = || self.damaged("a block that should be held is missing", &self.log, 0);
             blocks.push(self.block(index)?.ok_or_else(missing)?);
         }
-        let sealed = Sealed { id, fork: self.index.head.fork, encrypted: self.cipher.is_some() };
+        let encrypted = self.cipher.is_some();
+        let sealed = Sealed {
+            id,
+            fork: self.index.head.fork,
+            encrypted,
+            hollow: false,
+        };
         let encoded = encode(&self.place(&sealed), self.cipher.as_ref(), &blocks)
             .map_err(|_| self.damaged("blocks that do not fit a segment", &self.log, 0))?;
         let top = self.node(id.node())?;
@@ -83,11 +101,16 @@ impl DiskStorage {
     }
 
     /// Writes the files of a segment whose content was checked, then the record that makes them count.
-    pub(super) fn put_segment(&mut self, sealed: Sealed, bytes: &Bytes, top: &Node) -> Result<(), StorageError> {
+    pub(super) fn put_segment(
+        &mut self,
+        sealed: Sealed,
+        bytes: &Bytes,
+        top: &Node,
+    ) -> Result<(), StorageError> {
         let path = self.segment_path(&sealed);
         self.files.write_whole(&path, &[bytes])?;
         self.write_sidecar(&sealed, bytes)?;
-        self.files.sync_dir(&self.dir)?;
+        self.files.sync_dir(&self.dir.join("segments"))?;
         let mut batch = Batch::new(self.generation);
         batch.nodes([top]);
         batch.seal(&sealed);
@@ -106,7 +129,8 @@ impl DiskStorage {
         let header = Header::decode(bytes).map_err(broken)?;
         let mut decoded = decode(bytes, &self.place(sealed), cipher).map_err(broken)?;
         let nodes = std::mem::take(&mut decoded.nodes);
-        let side = sidecar::encode(bytes, &header, nodes).ok_or_else(|| self.damaged("a segment", &path, 0))?;
+        let side =
+            sidecar::encode(bytes, &header, nodes).ok_or_else(|| self.damaged("a segment", &path, 0))?;
         self.files.write_whole(&self.sidecar_path(sealed), &[&side])?;
         Ok(decoded)
     }
@@ -115,7 +139,11 @@ impl DiskStorage {
     fn repair_sidecar(&self, sealed: &Sealed) -> Result<(), StorageError> {
         let bytes = self.segment_bytes(sealed)?;
         let decoded = self.write_sidecar(sealed, &bytes)?;
-        if self.index.node(sealed.id.node()).is_some_and(|top| top != decoded.root) {
+        if self
+            .index
+            .node(sealed.id.node())
+            .is_some_and(|top| top != decoded.root)
+        {
             return Err(self.damaged("a segment of another tree", &self.segment_path(sealed), 0));
         }
         Ok(())
@@ -126,7 +154,7 @@ impl DiskStorage {
     }
 
     /// A node out of a segment's sidecar.
-    pub(super) fn sealed_node(&self, sealed: &Sealed, index: u64) -> Result<Node, StorageError> {
+    pub(super) fn sealed_node(&self, sealed: &Sealed, index: u64) -> Result<Option<Node>, StorageError> {
         let path = self.sidecar_path(sealed);
         let offset = sidecar::node_offset(sealed.id, index);
         let read = || {
@@ -134,10 +162,15 @@ impl DiskStorage {
             self.files.read_at(&path, offset, &mut entry)?;
             sidecar::decode_node(index, &entry).ok_or_else(|| self.damaged("a tree node", &path, offset))
         };
-        read().or_else(|_| {
-            self.repair_sidecar(sealed)?;
-            read()
-        })
+        match read() {
+            Ok(node) => Ok(Some(node)),
+            // Its blocks are gone, so its nodes can't be computed again; they come again with the blocks.
+            Err(_) if sealed.hollow => Ok(None),
+            Err(_) => {
+                self.repair_sidecar(sealed)?;
+                read().map(Some)
+            }
+        }
     }
 
     /// A block out of a segment.
@@ -150,8 +183,16 @@ impl DiskStorage {
             return Ok(stored);
         }
         let path = self.segment_path(sealed);
-        let root = Node { index: sealed.id.node(), size: 0, hash: [0; 32] };
-        let header = Header { place: self.place(sealed), encrypted: true, root };
+        let root = Node {
+            index: sealed.id.node(),
+            size: 0,
+            hash: [0; 32],
+        };
+        let header = Header {
+            place: self.place(sealed),
+            encrypted: true,
+            root,
+        };
         open_block(&header, self.cipher.as_ref(), index, stored)
             .map_err(|_| self.damaged("a block that does not open under this content key", &path, 0))
     }
@@ -175,9 +216,9 @@ impl DiskStorage {
     }
 
     /// Writes the log anew with what is still needed of it. The new log is durable before it takes the old one's name.
-    pub(super) fn compact(&mut self) -> Result<(), StorageError> {
+    pub fn compact(&mut self) -> Result<(), StorageError> {
         let generation = self.generation + 1;
-        let header = log::encode_header(generation, &self.key);
+        let header = log::encode_header(generation, &self.discovery_key);
         let base = header.len() as u64;
         let mut batch = Batch::new(generation);
         if let Some(manifest) = &self.index.manifest {
@@ -200,15 +241,21 @@ impl DiskStorage {
         let mut synced = Batch::new(generation);
         synced.synced(base + batch.bytes.len() as u64);
         synced.finish();
-        self.files.write_whole(&self.log, &[&header, &batch.bytes, &synced.bytes])?;
+        self.files
+            .write_whole(&self.log, &[&header, &batch.bytes, &synced.bytes])?;
         // From the rename on the new log is the one that counts, whatever happens next.
         self.generation = generation;
-        self.end = base + (batch.bytes.len() + synced.bytes.len()) as u64;
+        self.log_bytes = base + (batch.bytes.len() + synced.bytes.len()) as u64;
         for (index, place) in places {
             self.index.blocks.insert(index, place);
         }
-        self.files.sync_dir(&self.dir)?;
-        self.synced = self.end;
+        self.dirty = None;
+        if let Err(error) = self.files.sync_dir(&self.dir) {
+            // After a loss of power either log may be found, so nothing may be acknowledged on the new one.
+            self.closed = true;
+            return Err(error);
+        }
+        self.durable_bytes = self.log_bytes;
         self.remove_dropped();
         Ok(())
     }
@@ -218,7 +265,12 @@ impl DiskStorage {
         let blocks = sealed.id.blocks();
         let mut at = self.index.bitfield.first_unset(blocks.start);
         while at < blocks.end {
-            let end = self.index.bitfield.first_set(at).unwrap_or(blocks.end).min(blocks.end);
+            let end = self
+                .index
+                .bitfield
+                .first_set(at)
+                .unwrap_or(blocks.end)
+                .min(blocks.end);
             batch.clear(&(at..end));
             at = self.index.bitfield.first_unset(end);
         }
@@ -231,9 +283,16 @@ impl DiskStorage {
             let _ = self.files.remove(&self.segment_path(&sealed));
             let _ = self.files.remove(&self.sidecar_path(&sealed));
         }
+        for sealed in std::mem::take(&mut self.index.hollowed) {
+            let _ = self.files.remove(&self.segment_path(&sealed));
+        }
     }
 
     fn damaged(&self, what: &'static str, path: &Path, offset: u64) -> StorageError {
-        StorageError::Damaged { what, path: path.to_path_buf(), offset }
+        StorageError::Damaged {
+            what,
+            path: path.to_path_buf(),
+            offset,
+        }
     }
 }

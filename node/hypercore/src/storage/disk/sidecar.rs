@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use crate::flat_tree;
 use crate::node::Node;
-use crate::segment::{Header, SegmentId};
 use crate::segment::format::HEADER_BYTES as SEGMENT_HEADER_BYTES;
+use crate::segment::{Header, SegmentId};
 
 const MAGIC: [u8; 8] = *b"CMLTNOD\x01";
 /// Bytes of a node entry.
@@ -32,13 +32,24 @@ fn block_offset(id: SegmentId, block: u64) -> u64 {
 /// The bytes to read for a block: the end of the one before (unless it is the first) and its own entry.
 pub(super) fn block_entry(id: SegmentId, block: u64) -> Range<u64> {
     let offset = block_offset(id, block);
-    let before = if block == id.blocks().start { 0 } else { BLOCK_BYTES };
+    let before = if block == id.blocks().start {
+        0
+    } else {
+        BLOCK_BYTES
+    };
     offset - before..offset + BLOCK_BYTES
 }
 
 /// Where a block's stored bytes lie in the segment file, and their CRC, from the bytes of [`block_entry`].
 pub(super) fn decode_block(id: SegmentId, entry: &[u8]) -> Option<(Range<u64>, u32)> {
-    let word = |at: usize| entry.get(at..at + 4).map(|bytes| bytes.iter().rev().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte)));
+    let word = |at: usize| {
+        entry.get(at..at + 4).map(|bytes| {
+            bytes
+                .iter()
+                .rev()
+                .fold(0u32, |sum, byte| sum << 8 | u32::from(*byte))
+        })
+    };
     let own = entry.len().checked_sub(BLOCK_BYTES as usize)?;
     let start = if own == 0 { 0 } else { word(0)? };
     let (end, crc) = (word(own)?, word(own + 4)?);
@@ -53,7 +64,11 @@ pub(super) fn decode_node(index: u64, entry: &[u8; ENTRY_BYTES]) -> Option<Node>
         return None;
     }
     let (size, hash) = body.split_first_chunk::<8>()?;
-    Some(Node { index, size: u64::from_le_bytes(*size), hash: hash.try_into().ok()? })
+    Some(Node {
+        index,
+        size: u64::from_le_bytes(*size),
+        hash: hash.try_into().ok()?,
+    })
 }
 
 /// The sidecar of an encoded segment with these nodes (in any order, all of them).
