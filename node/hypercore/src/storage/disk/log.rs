@@ -314,59 +314,11 @@ pub(super) struct Scan {
 /// Reads a log: every header, and every payload but those of blocks that are known to have been durable.
 pub(super) fn scan(files: &Files, path: &Path, discovery_key: &Hash) -> Result<Scan, StorageError> {
     let file_length = files.length(path)?;
-    let foreign = |what| StorageError::Foreign {
-        what,
-        path: path.to_path_buf(),
-    };
-    if file_length < HEADER_BYTES {
-        return Err(foreign("it is too short for a head log"));
-    }
-    let mut header = [0; HEADER_BYTES as usize];
-    files.read_at(path, 0, &mut header)?;
-    let (generation, found) = decode_header(&header).map_err(foreign)?;
-    if found != *discovery_key {
-        return Err(foreign("it belongs to another core"));
-    }
+    let generation = read_header(files, path, file_length, discovery_key)?;
     let generation_crc = crc32c::crc32c(&generation.to_le_bytes());
-    let mut window = Window {
-        files,
-        path,
-        file_length,
-        start: 0,
-        bytes: Vec::new(),
-    };
-    let (mut at, mut durable) = (HEADER_BYTES, HEADER_BYTES);
-    let mut found: Vec<(u64, bool, Record)> = Vec::new();
-    while let Some(frame) = window
-        .get(at, RECORD_BYTES)?
-        .and_then(|bytes| Frame::decode(bytes, generation_crc))
-    {
-        let (offset, length) = (at + RECORD_BYTES, u64::from(frame.length));
-        let record = if frame.kind == Kind::Block {
-            let place = BlockPlace {
-                offset,
-                length: frame.length,
-                crc: frame.crc,
-            };
-            (offset + length <= file_length).then_some(Record::Block {
-                index: frame.argument,
-                place,
-            })
-        } else {
-            let payload = window
-                .get(offset, length)?
-                .filter(|payload| crc32c::crc32c(payload) == frame.crc);
-            payload.and_then(|payload| frame.record(payload))
-        };
-        let Some(record) = record else { break };
-        if frame.kind == Kind::Synced {
-            durable = durable.max(frame.argument);
-        }
-        found.push((at, frame.last, record));
-        at = offset + length;
-    }
-    let bad = at;
-    let damaged = bad < file_length && synced_after(files, path, bad, file_length, generation_crc)?;
+    let mut window = Window::new(files, path, file_length);
+    let (mut found, durable, bad) = read_records(&mut window, generation_crc)?;
+    let damaged = bad < file_length && synced_after(&mut window, bad, generation_crc)?;
     // A block that was not known to be durable may have reached the disk in part, with its header and later records
     // whole: look at its bytes.
     let mut keep = found.len();
@@ -395,6 +347,73 @@ pub(super) fn scan(files: &Files, path: &Path, discovery_key: &Hash) -> Result<S
     })
 }
 
+/// Checks the header, and gives the generation.
+fn read_header(
+    files: &Files,
+    path: &Path,
+    file_length: u64,
+    discovery_key: &Hash,
+) -> Result<u64, StorageError> {
+    let foreign = |what| StorageError::Foreign {
+        what,
+        path: path.to_path_buf(),
+    };
+    if file_length < HEADER_BYTES {
+        return Err(foreign("it is too short for a head log"));
+    }
+    let mut header = [0; HEADER_BYTES as usize];
+    files.read_at(path, 0, &mut header)?;
+    let (generation, found) = decode_header(&header).map_err(foreign)?;
+    if found == *discovery_key {
+        Ok(generation)
+    } else {
+        Err(foreign("it belongs to another core"))
+    }
+}
+
+/// A record with where it starts and whether it ends a batch.
+type Found = (u64, bool, Record);
+
+/// Reads records up to the first that is not whole. Gives them, the length that was durable by their word, and where
+/// the rest begins.
+fn read_records(
+    window: &mut Window<'_>,
+    generation_crc: u32,
+) -> Result<(Vec<Found>, u64, u64), StorageError> {
+    let (mut at, mut durable) = (HEADER_BYTES, HEADER_BYTES);
+    let mut found = Vec::new();
+    while let Some(frame) = window
+        .get(at, RECORD_BYTES)?
+        .and_then(|bytes| Frame::decode(bytes, generation_crc))
+    {
+        let (offset, length) = (at + RECORD_BYTES, u64::from(frame.length));
+        let record = if frame.kind == Kind::Block {
+            let place = BlockPlace {
+                offset,
+                length: frame.length,
+                crc: frame.crc,
+            };
+            let inside = offset + length <= window.file_length;
+            inside.then_some(Record::Block {
+                index: frame.argument,
+                place,
+            })
+        } else {
+            let payload = window
+                .get(offset, length)?
+                .filter(|payload| crc32c::crc32c(payload) == frame.crc);
+            payload.and_then(|payload| frame.record(payload))
+        };
+        let Some(record) = record else { break };
+        if frame.kind == Kind::Synced {
+            durable = durable.max(frame.argument);
+        }
+        found.push((at, frame.last, record));
+        at = offset + length;
+    }
+    Ok((found, durable, at))
+}
+
 fn block_is_whole(files: &Files, path: &Path, place: &BlockPlace) -> Result<bool, StorageError> {
     let mut bytes = vec![0; place.length as usize];
     files.read_at(path, place.offset, &mut bytes)?;
@@ -402,21 +421,8 @@ fn block_is_whole(files: &Files, path: &Path, place: &BlockPlace) -> Result<bool
 }
 
 /// Whether a `Synced` record behind `bad` says that the bytes at `bad` were durable.
-fn synced_after(
-    files: &Files,
-    path: &Path,
-    bad: u64,
-    file_length: u64,
-    generation_crc: u32,
-) -> Result<bool, StorageError> {
-    let mut window = Window {
-        files,
-        path,
-        file_length,
-        start: 0,
-        bytes: Vec::new(),
-    };
-    for at in bad..file_length.saturating_sub(RECORD_BYTES - 1) {
+fn synced_after(window: &mut Window<'_>, bad: u64, generation_crc: u32) -> Result<bool, StorageError> {
+    for at in bad..window.file_length.saturating_sub(RECORD_BYTES - 1) {
         let Some(bytes) = window.get(at, RECORD_BYTES)? else {
             break;
         };
@@ -439,7 +445,17 @@ struct Window<'a> {
     bytes: Vec<u8>,
 }
 
-impl Window<'_> {
+impl<'a> Window<'a> {
+    fn new(files: &'a Files, path: &'a Path, file_length: u64) -> Self {
+        Self {
+            files,
+            path,
+            file_length,
+            start: 0,
+            bytes: Vec::new(),
+        }
+    }
+
     /// `length` bytes at `offset`, or none where the file ends earlier.
     fn get(&mut self, offset: u64, length: u64) -> Result<Option<&[u8]>, StorageError> {
         let Some(end) = offset.checked_add(length).filter(|end| *end <= self.file_length) else {

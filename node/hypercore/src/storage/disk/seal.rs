@@ -81,7 +81,7 @@ impl DiskStorage {
     pub(super) fn seal(&mut self, id: SegmentId) -> Result<(), StorageError> {
         let mut blocks = Vec::with_capacity(1 << id.level);
         for index in id.blocks() {
-            let missing = || self.damaged("a block that should be held is missing", &self.log, 0);
+            let missing = || damaged("a block that should be held is missing", &self.log, 0);
             blocks.push(self.block(index)?.ok_or_else(missing)?);
         }
         let encrypted = self.cipher.is_some();
@@ -92,10 +92,14 @@ impl DiskStorage {
             hollow: false,
         };
         let encoded = encode(&self.place(&sealed), self.cipher.as_ref(), &blocks)
-            .map_err(|_| self.damaged("blocks that do not fit a segment", &self.log, 0))?;
+            .map_err(|_| damaged("blocks that do not fit a segment", &self.log, 0))?;
         let top = self.node(id.node())?;
         if top != Some(encoded.root) {
-            return Err(self.damaged("blocks that do not have their subtree's hash", &self.log, 0));
+            return Err(damaged(
+                "blocks that do not have their subtree's hash",
+                &self.log,
+                0,
+            ));
         }
         self.put_segment(sealed, &encoded.bytes, &encoded.root)
     }
@@ -125,12 +129,11 @@ impl DiskStorage {
     fn write_sidecar(&self, sealed: &Sealed, bytes: &Bytes) -> Result<Decoded, StorageError> {
         let path = self.segment_path(sealed);
         let cipher = self.cipher.as_ref().filter(|_| sealed.encrypted);
-        let broken = |_| self.damaged("a segment", &path, 0);
+        let broken = |_| damaged("a segment", &path, 0);
         let header = Header::decode(bytes).map_err(broken)?;
         let mut decoded = decode(bytes, &self.place(sealed), cipher).map_err(broken)?;
         let nodes = std::mem::take(&mut decoded.nodes);
-        let side =
-            sidecar::encode(bytes, &header, nodes).ok_or_else(|| self.damaged("a segment", &path, 0))?;
+        let side = sidecar::encode(bytes, &header, nodes).ok_or_else(|| damaged("a segment", &path, 0))?;
         self.files.write_whole(&self.sidecar_path(sealed), &[&side])?;
         Ok(decoded)
     }
@@ -144,7 +147,11 @@ impl DiskStorage {
             .node(sealed.id.node())
             .is_some_and(|top| top != decoded.root)
         {
-            return Err(self.damaged("a segment of another tree", &self.segment_path(sealed), 0));
+            return Err(damaged(
+                "a segment of another tree",
+                &self.segment_path(sealed),
+                0,
+            ));
         }
         Ok(())
     }
@@ -160,7 +167,7 @@ impl DiskStorage {
         let read = || {
             let mut entry = [0; sidecar::ENTRY_BYTES];
             self.files.read_at(&path, offset, &mut entry)?;
-            sidecar::decode_node(index, &entry).ok_or_else(|| self.damaged("a tree node", &path, offset))
+            sidecar::decode_node(index, &entry).ok_or_else(|| damaged("a tree node", &path, offset))
         };
         match read() {
             Ok(node) => Ok(Some(node)),
@@ -194,7 +201,7 @@ impl DiskStorage {
             root,
         };
         open_block(&header, self.cipher.as_ref(), index, stored)
-            .map_err(|_| self.damaged("a block that does not open under this content key", &path, 0))
+            .map_err(|_| damaged("a block that does not open under this content key", &path, 0))
     }
 
     fn stored_block(&self, sealed: &Sealed, index: u64) -> Result<Bytes, StorageError> {
@@ -202,15 +209,15 @@ impl DiskStorage {
         let entry_range = sidecar::block_entry(sealed.id, index);
         let mut entry = vec![0; (entry_range.end - entry_range.start) as usize];
         self.files.read_at(&side, entry_range.start, &mut entry)?;
-        let damaged = |offset| self.damaged("a block", &path, offset);
-        let (range, crc) = sidecar::decode_block(sealed.id, &entry).ok_or_else(|| damaged(0))?;
+        let torn = |offset| damaged("a block", &path, offset);
+        let (range, crc) = sidecar::decode_block(sealed.id, &entry).ok_or_else(|| torn(0))?;
         if range.end > self.files.length(&path)? {
-            return Err(damaged(range.start));
+            return Err(torn(range.start));
         }
         let mut stored = vec![0; (range.end - range.start) as usize];
         self.files.read_at(&path, range.start, &mut stored)?;
         if crc32c::crc32c(&stored) != crc {
-            return Err(damaged(range.start));
+            return Err(torn(range.start));
         }
         Ok(stored.into())
     }
@@ -287,12 +294,12 @@ impl DiskStorage {
             let _ = self.files.remove(&self.segment_path(&sealed));
         }
     }
+}
 
-    fn damaged(&self, what: &'static str, path: &Path, offset: u64) -> StorageError {
-        StorageError::Damaged {
-            what,
-            path: path.to_path_buf(),
-            offset,
-        }
+fn damaged(what: &'static str, path: &Path, offset: u64) -> StorageError {
+    StorageError::Damaged {
+        what,
+        path: path.to_path_buf(),
+        offset,
     }
 }

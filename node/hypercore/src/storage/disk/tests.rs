@@ -1,5 +1,7 @@
 //! The disk storage against the one in memory, with crashes at every byte.
 
+#![allow(clippy::single_range_in_vec_init)] // one cleared range is what is meant
+
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -237,9 +239,9 @@ fn a_lost_or_damaged_tree_file_is_made_again() {
         let path = entry.unwrap().path();
         if path.extension().unwrap() == "tree" {
             if i % 2 == 0 {
-                fs::remove_file(&path).unwrap()
+                fs::remove_file(&path).unwrap();
             } else {
-                fs::write(&path, [1; 50]).unwrap()
+                fs::write(&path, [1; 50]).unwrap();
             }
         }
     }
