@@ -10,7 +10,11 @@
 pub mod bitfield;
 pub mod blocks;
 pub mod core;
+#[cfg(feature = "tokio")]
+pub mod corestore;
 pub mod crypto;
+#[cfg(feature = "tokio")]
+pub mod driver;
 pub mod encryption;
 pub mod flat_tree;
 pub mod key;

@@ -4,6 +4,7 @@
 //! [`Storage::apply`] is atomic (all of it or nothing, also across a crash), later changes never survive a crash that
 //! loses earlier ones, and nothing counts as durable before [`Storage::flush`] returned.
 
+mod disk;
 mod memory;
 
 use std::ops::Range;
@@ -15,6 +16,7 @@ use crate::bitfield::Bitfield;
 use crate::manifest::Manifest;
 use crate::node::Node;
 
+pub use disk::{DEFAULT_OPEN_FILES, DiskOptions, DiskStorage, Files};
 pub use memory::MemoryStorage;
 
 /// How a failure should be treated.
