@@ -95,6 +95,11 @@ impl WindowedMax {
         self.best[0].1
     }
 
+    /// Changes the unit of all samples.
+    pub(crate) fn scale(&mut self, factor: f64) {
+        self.best.iter_mut().for_each(|(_, value)| *value *= factor);
+    }
+
     pub(crate) fn update(&mut self, window: u32, round: u32, value: f64) {
         let sample = (round, value);
         let age = |at: u32| round.wrapping_sub(at);

@@ -220,6 +220,7 @@ struct Delivery {
 #[derive(Debug, Default)]
 struct AckBatch {
     dirty: bool,
+    packets: u32,
     delivered: u32,
     lost: u32,
     rtt: Option<Micros>,
@@ -274,6 +275,9 @@ pub struct Stream {
     mtu: MtuSearch,
     delivery: Delivery,
     batch: AckBatch,
+    /// Acknowledgements that told nothing new while losses wait for the window: each stands for a packet that left the network
+    /// but lies behind more gaps than the peer's blocks can tell, so each may release one retransmission.
+    blind_acks: u32,
     timers: Timers,
 
     closed: Option<Closed>,
@@ -324,6 +328,7 @@ impl Stream {
             mtu,
             delivery: Delivery::default(),
             batch: AckBatch::default(),
+            blind_acks: 0,
             timers: Timers::default(),
             closed: None,
             detached: false,
@@ -396,7 +401,8 @@ impl Stream {
     }
 
     fn write_limit(&self) -> usize {
-        let window = self.bbr.window() as usize * self.mtu.payload();
+        // Twice the window: while a loss is repaired, another window's worth is sent and arrives behind it.
+        let window = 2 * self.bbr.window() as usize * self.mtu.payload();
         BACKLOG + window.min(self.peer_window as usize).min(MAX_IN_FLIGHT_BYTES)
     }
 

@@ -77,7 +77,7 @@ impl Stream {
         let header = self.header(remote, Flags::SACK);
         let start = out.len();
         out.extend_from_slice(&header.encode());
-        for range in self.receiver.held_ranges().take(MAX_SACK_BLOCKS) {
+        for range in self.receiver.held_ranges(MAX_SACK_BLOCKS) {
             out.extend_from_slice(&(range.start as u32).to_le_bytes());
             out.extend_from_slice(&(range.end as u32).to_le_bytes());
         }
@@ -111,8 +111,12 @@ impl Stream {
     /// Retransmissions ignore the peer's window: it may have shrunk under packets it allowed.
     fn emit_lost(&mut self, now: Micros, out: &mut Vec<u8>) -> Option<Transmit> {
         let seq = self.board.next_lost()?;
-        if self.board.in_flight() >= self.bbr.window() || !self.pace(now) {
+        let over = self.board.in_flight() >= self.bbr.window();
+        if (over && self.blind_acks == 0) || !self.pace(now) {
             return None;
+        }
+        if over {
+            self.blind_acks -= 1;
         }
         Some(self.emit_again(now, seq, out))
     }
@@ -191,7 +195,7 @@ impl Stream {
     fn emit_new(&mut self, now: Micros, remote: Remote, out: &mut Vec<u8>) -> Option<Transmit> {
         let in_flight = self.board.in_flight();
         if !self.has_new() {
-            if in_flight < self.bbr.window() {
+            if in_flight < self.bbr.window() && self.board.next_lost().is_none() {
                 // The application, not the path, is the limit.
                 self.delivery.app_limited_until = Some(self.delivery.delivered + u64::from(in_flight));
             }
