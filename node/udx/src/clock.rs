@@ -74,6 +74,12 @@ impl RttEstimator {
         self.smoothed
     }
 
+    /// How long a round trip takes at most, as far as is known.
+    pub(crate) fn patient(&self) -> Micros {
+        self.smoothed
+            .map_or(RTO_INITIAL, |smoothed| smoothed + 4 * self.variance)
+    }
+
     pub(crate) fn min(&self) -> Option<Micros> {
         self.min.map(|(min, _)| min)
     }

@@ -121,6 +121,8 @@ impl Stream {
         }
         if ack > prior_acked {
             self.on_ack_advanced(now);
+        } else if self.batch.delivered > 0 {
+            self.arm_tail_probe(now);
         }
     }
 
@@ -164,8 +166,8 @@ impl Stream {
         let rtt = self.rtt.clamp(now.saturating_sub(sent.sent_at));
         if !sent.retransmitted {
             self.rtt.sample(now, rtt);
-            self.tail_probe.permitted = true;
         }
+        self.tail_probe.permitted |= !sent.retransmitted || self.recovery != Recovery::Open;
         // A retransmission acknowledged faster than the path allows was spurious: the first one arrived.
         if !sent.retransmitted || self.rtt.min().is_none_or(|min| rtt >= min) {
             self.rack.rtt = rtt;

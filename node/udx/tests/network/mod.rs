@@ -120,6 +120,8 @@ type Flying = (u64, u64, usize, Vec<u8>);
 pub(crate) struct Network {
     profile: Profile,
     random: Random,
+    /// Print every packet (`UDX_SIM_TRACE`): how a failing seed is looked at.
+    trace: bool,
     now: u64,
     flying: BinaryHeap<Reverse<Flying>>,
     serial: u64,
@@ -173,6 +175,7 @@ impl Network {
         Self {
             profile,
             random,
+            trace: std::env::var_os("UDX_SIM_TRACE").is_some(),
             now: 0,
             flying: BinaryHeap::new(),
             serial: 0,
@@ -186,7 +189,14 @@ impl Network {
         let outage = profile
             .outage_ms
             .is_some_and(|(start, end)| (start..end).contains(&(self.now as f64 / 1e3)));
+        if self.trace {
+            let header = Packet::decode(datagram).expect("our own packets decode").header;
+            eprintln!("{:>9} from {from}: {header:?} {} bytes", self.now, datagram.len());
+        }
         if outage || datagram.len() + IP_UDP > profile.mtu || self.random.unit() < profile.loss {
+            if self.trace {
+                eprintln!("          dropped");
+            }
             return;
         }
         let copies = if self.random.unit() < profile.duplicate {
@@ -353,7 +363,6 @@ impl Run {
         let network = &mut self.network;
         let (mut peak_memory, mut peak_unread) = (0, 0);
         let mut finished_at = None;
-        let mut tick = 0;
         network.turn(0);
         network.turn(1);
         while network.now < LONGEST_SECONDS * 1_000_000 && network.step() {
@@ -362,16 +371,6 @@ impl Run {
                 if index == 1 {
                     peak_unread = peak_unread.max(end.stream.memory());
                 }
-            }
-            if std::env::var("UDX_SIM_TRACE").is_ok() && network.now / 50_000 != tick {
-                tick = network.now / 50_000;
-                let stream = &network.ends[0].stream;
-                eprintln!(
-                    "{:>6} ms {:?} {:?}",
-                    network.now / 1000,
-                    stream.estimates(),
-                    stream.counters()
-                );
             }
             let over = network.ends.iter().all(|end| end.stream.closed().is_some());
             if over && finished_at.is_none() {
