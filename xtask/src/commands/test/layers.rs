@@ -297,7 +297,7 @@ fn save_logs(cluster: &Cluster, progress: &Progress) {
                 "logs",
                 "-n",
                 stage::OPERATOR_NAMESPACE,
-                "deployment/cumulet",
+                "deployment/cumulet-operator",
                 "--tail",
                 "2000",
             ],
