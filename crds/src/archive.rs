@@ -2,6 +2,8 @@
 
 // The schema derive makes a private twin of each struct and copies its `pub`.
 #![allow(unreachable_pub)]
+// Clippy takes the columns of the table for repetitions.
+#![allow(clippy::duplicated_attributes)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};

@@ -2,6 +2,8 @@
 
 // The schema derive makes a private twin of each struct and copies its `pub`.
 #![allow(unreachable_pub)]
+// Clippy takes the columns of the table for repetitions.
+#![allow(clippy::duplicated_attributes)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -15,7 +17,8 @@ use serde::{Deserialize, Serialize};
     version = "v1alpha1",
     kind = "PersonalCloud",
     plural = "personalclouds",
-    shortname = "pc",
+    // Not `pc`: that is PriorityClass, which kubectl prefers.
+    shortname = "cloud",
     category = "cumulet",
     namespaced,
     status = "PersonalCloudStatus",

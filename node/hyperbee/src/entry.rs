@@ -65,6 +65,40 @@ pub enum BeeError {
     BrokenBatch,
 }
 
+/// What can be done about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Blocks are not here and nobody who has them is reachable: try again later.
+    Unavailable,
+    /// What was asked for can't be: ask for something else.
+    Invalid,
+    /// The archive's own data is wrong: its writer is broken or hostile.
+    Damaged,
+    /// Storage or network below failed.
+    Failed,
+}
+
+impl ErrorKind {
+    /// The kind of a failed read of blocks.
+    pub fn of_blocks(error: &BlocksError) -> Self {
+        match error {
+            BlocksError::NotAvailable { .. } | BlocksError::OutOfRange { .. } => Self::Unavailable,
+            BlocksError::Closed | BlocksError::Failed { .. } => Self::Failed,
+        }
+    }
+}
+
+impl BeeError {
+    /// What can be done about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Block { source, .. } | Self::Append(source) => ErrorKind::of_blocks(source),
+            Self::Decode { .. } | Self::Damaged { .. } => ErrorKind::Damaged,
+            Self::InsideBatch { .. } | Self::BrokenBatch => ErrorKind::Invalid,
+        }
+    }
+}
+
 /// A decoded block.
 #[derive(Debug)]
 pub(crate) struct Block {

@@ -15,7 +15,6 @@
 //! Not here: replication, waiting for blocks (the [`Blocks`] given does that), watching, value encodings.
 
 mod bee;
-pub mod blocks;
 mod cache;
 mod diff;
 mod entry;
@@ -29,9 +28,9 @@ mod walk;
 mod write;
 
 pub use bee::{Bee, MAX_DEPTH};
-pub use blocks::{Blocks, BlocksError};
+pub use cumulet_hypercore::blocks::{Blocks, BlocksError};
 pub use diff::{Change, Diff};
-pub use entry::{BeeError, Entry};
+pub use entry::{BeeError, Entry, ErrorKind};
 pub use history::{History, HistoryEntry, Operation};
 pub use memory::MemoryBlocks;
 pub use protobuf::DecodeError;

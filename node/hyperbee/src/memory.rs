@@ -62,6 +62,10 @@ impl Blocks for MemoryBlocks {
 }
 
 impl AppendBlocks for MemoryBlocks {
+    fn byte_length(&self) -> u64 {
+        self.read().iter().map(|block| block.len() as u64).sum()
+    }
+
     async fn append(&self, blocks: Vec<Bytes>) -> Result<(), BlocksError> {
         self.0
             .write()

@@ -13,6 +13,9 @@ use crate::{Bee, Blocks, BlocksError, Entry};
 
 /// A core that blocks can be appended to.
 pub trait AppendBlocks: Blocks {
+    /// Bytes of all blocks, without encryption padding.
+    fn byte_length(&self) -> u64;
+
     /// Appends all blocks at once, or none.
     fn append(&self, blocks: Vec<Bytes>) -> impl Future<Output = Result<(), BlocksError>> + Send;
 }
@@ -45,6 +48,11 @@ impl<B: AppendBlocks> BeeWriter<B> {
     /// The bee to read, which follows what is written.
     pub fn bee(&self) -> &Bee<B> {
         &self.bee
+    }
+
+    /// The core it appends to.
+    pub fn blocks(&self) -> &B {
+        self.bee.blocks()
     }
 
     /// Sets a key. Returns the block written, or none if nothing was (see [`WriteOptions::skip_equal`]).

@@ -170,7 +170,7 @@ impl Manifest {
                 manifest.prologue = Some(Prologue {
                     hash: reader.fixed()?,
                     length: 0,
-                })
+                });
             }
             1 => {
                 manifest.quorum = 1;

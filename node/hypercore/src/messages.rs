@@ -197,6 +197,7 @@ pub struct Extension {
 
 /// Any message of the channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // the large ones are the common ones
 #[allow(missing_docs)] // each variant is the type of its name
 pub enum Message {
     Sync(Sync),

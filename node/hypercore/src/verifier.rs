@@ -322,9 +322,9 @@ fn patched(roots: &Roots, patch: u64, nodes: &[Node]) -> Option<Roots> {
         .length()
         .checked_add(patch)
         .filter(|length| *length <= MAX_LENGTH)?;
-    let path = upgrade_path(roots.length(), length);
-    let mut needed = Vec::with_capacity(path.len());
-    for index in path {
+    let wanted = upgrade_path(roots.length(), length);
+    let mut needed = Vec::with_capacity(wanted.len());
+    for index in wanted {
         needed.push(*nodes.iter().find(|node| node.index == index)?);
     }
     let mut grown = roots.clone();

@@ -7,8 +7,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use cumulet_encoding::{DecodeError, Reader, Writer};
 
-use crate::crypto::hash;
 use crate::Hash;
+use crate::crypto::hash;
 
 /// Bytes of an encoded address.
 pub(crate) const ENCODED_LEN: usize = 6;

@@ -38,6 +38,8 @@ pub(crate) fn sign(key: &SigningKey, message: &[u8]) -> [u8; 64] {
 
 /// Checks an Ed25519 signature. Malformed keys and signatures are simply not valid.
 pub(crate) fn verify(public_key: &Hash, message: &[u8], signature: &[u8; 64]) -> bool {
-    VerifyingKey::from_bytes(public_key)
-        .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())
+    VerifyingKey::from_bytes(public_key).is_ok_and(|key| {
+        key.verify_strict(message, &Signature::from_bytes(signature))
+            .is_ok()
+    })
 }

@@ -29,6 +29,20 @@ impl Entropy {
         })
     }
 
+    /// An independent source, seeded once from this one.
+    #[must_use]
+    pub fn fork(&mut self) -> Self {
+        let key: [u8; 32] = self.array();
+        let mut counter = 0_u64;
+        Self::new(move |target| {
+            for chunk in target.chunks_mut(32) {
+                counter += 1;
+                let block = crate::crypto::keyed_hash(&key, &counter.to_le_bytes());
+                chunk.copy_from_slice(&block[..chunk.len()]);
+            }
+        })
+    }
+
     /// Random bytes.
     pub fn array<const N: usize>(&mut self) -> [u8; N] {
         let mut bytes = [0; N];

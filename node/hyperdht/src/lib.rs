@@ -16,9 +16,10 @@
 
 mod address;
 mod crypto;
+mod driver;
 mod entropy;
 mod messages;
-mod driver;
+mod node;
 mod rpc;
 #[cfg(test)]
 mod vectors;
@@ -30,11 +31,13 @@ use bytes::Bytes;
 pub use self::address::node_id;
 pub use self::crypto::{hash, namespace};
 pub use self::driver::{
-    Announcement, ConnectError, ConnectOptions, Connection, Dht, DhtConfig, FirewallHook, ListenError, ListenOptions,
-    LookupError, Server, SpawnError,
+    Announcement, ConnectError, ConnectOptions, Connection, Dht, DhtConfig, DhtStatus, FirewallHook,
+    ListenError, ListenOptions, LookupError, Search, Server, SpawnError,
 };
 pub use self::entropy::Entropy;
 pub use self::messages::{Firewall, MutableRecord, NoisePayload, PeerRecord, RelayThrough};
+pub use self::node::NodeCounters;
+pub use self::rpc::RpcCounters;
 
 /// 32 bytes: a public key, a hash, a topic, a token.
 pub type Hash = [u8; 32];

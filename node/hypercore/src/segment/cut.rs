@@ -22,7 +22,10 @@ pub struct SegmentId {
 impl SegmentId {
     /// The segment whose subtree has its top at the flat-tree node.
     pub const fn from_node(node: u64) -> Self {
-        Self { level: flat_tree::depth(node), index: flat_tree::offset(node) }
+        Self {
+            level: flat_tree::depth(node),
+            index: flat_tree::offset(node),
+        }
     }
 
     /// Flat-tree index of the subtree's top.
@@ -118,7 +121,10 @@ mod tests {
     #[test]
     fn a_block_larger_than_a_segment_is_a_segment_alone() {
         let segments = cut(2, |_| Held::All, size_with(MAX_SEGMENT_BYTES + 1));
-        assert_eq!(segments, [SegmentId { level: 0, index: 0 }, SegmentId { level: 0, index: 1 }]);
+        assert_eq!(
+            segments,
+            [SegmentId { level: 0, index: 0 }, SegmentId { level: 0, index: 1 }]
+        );
         assert!(is_settled(segments[1], 2, size_with(MAX_SEGMENT_BYTES + 1)));
     }
 
@@ -126,7 +132,11 @@ mod tests {
     fn empty_blocks_stop_at_the_highest_level() {
         let segments = cut(3 << MAX_LEVEL, |_| Held::All, size_with(0));
         assert_eq!(segments.len(), 3);
-        assert!(segments.iter().all(|id| id.level == MAX_LEVEL && is_settled(*id, 3 << MAX_LEVEL, size_with(0))));
+        assert!(
+            segments
+                .iter()
+                .all(|id| id.level == MAX_LEVEL && is_settled(*id, 3 << MAX_LEVEL, size_with(0)))
+        );
     }
 
     proptest! {

@@ -99,14 +99,21 @@ pub struct Decoded {
 }
 
 /// Encodes the blocks of a place. The same blocks, place and key always give the same bytes.
-pub fn encode(place: &Place, cipher: Option<&ContentCipher>, blocks: &[Bytes]) -> Result<Encoded, SegmentError> {
+pub fn encode(
+    place: &Place,
+    cipher: Option<&ContentCipher>,
+    blocks: &[Bytes],
+) -> Result<Encoded, SegmentError> {
     let level = place.id.level;
     let does_not_fit = SegmentError::DoesNotFit { level };
     if level > MAX_LEVEL || blocks.len() != 1 << level {
         return Err(does_not_fit);
     }
     let first = place.id.blocks().start;
-    let leaves: Vec<Node> = (first..).zip(blocks).map(|(index, block)| Node::leaf(index, block)).collect();
+    let leaves: Vec<Node> = (first..)
+        .zip(blocks)
+        .map(|(index, block)| Node::leaf(index, block))
+        .collect();
     let root = top(leaves.clone(), &mut Vec::new());
     let overhead = if cipher.is_some() { OVERHEAD } else { 0 };
     let stored_bytes: usize = blocks.iter().map(|block| block.len() + overhead).sum();
@@ -134,14 +141,20 @@ pub fn encode(place: &Place, cipher: Option<&ContentCipher>, blocks: &[Bytes]) -
                 .map_err(|_| does_not_fit.clone())?,
         }
     }
-    Ok(Encoded { bytes: out.into(), root })
+    Ok(Encoded {
+        bytes: out.into(),
+        root,
+    })
 }
 
 /// Joins leaves to the top of their subtree; every node is appended to `nodes`.
 fn top(mut row: Vec<Node>, nodes: &mut Vec<Node>) -> Node {
     while row.len() > 1 {
         nodes.extend_from_slice(&row);
-        row = row.chunks_exact(2).map(|pair| Node::parent(&pair[0], &pair[1])).collect();
+        row = row
+            .chunks_exact(2)
+            .map(|pair| Node::parent(&pair[0], &pair[1]))
+            .collect();
     }
     let root = row[0];
     nodes.push(root);
@@ -162,7 +175,9 @@ pub struct Header {
 impl Header {
     /// Reads a header. Only its shape is checked here.
     pub fn decode(bytes: &[u8]) -> Result<Self, SegmentError> {
-        let header = bytes.get(..HEADER_BYTES).ok_or(SegmentError::Torn { what: "it ends inside the header" })?;
+        let header = bytes.get(..HEADER_BYTES).ok_or(SegmentError::Torn {
+            what: "it ends inside the header",
+        })?;
         if header[..8] != MAGIC || header[34..40] != [0; 6] {
             return Err(SegmentError::UnknownVersion);
         }
@@ -172,13 +187,23 @@ impl Header {
         }
         let index = number(&header[16..24]);
         if index >= crate::roots::MAX_LENGTH >> level {
-            return Err(SegmentError::Torn { what: "its index is beyond any core" });
+            return Err(SegmentError::Torn {
+                what: "its index is beyond any core",
+            });
         }
         let id = SegmentId { level, index };
         Ok(Self {
-            place: Place { discovery_key: array(&header[40..72]), fork: number(&header[8..16]), id },
+            place: Place {
+                discovery_key: array(&header[40..72]),
+                fork: number(&header[8..16]),
+                id,
+            },
             encrypted: cipher == 1,
-            root: Node { index: id.node(), size: number(&header[24..32]), hash: array(&header[72..104]) },
+            root: Node {
+                index: id.node(),
+                size: number(&header[24..32]),
+                hash: array(&header[72..104]),
+            },
         })
     }
 
@@ -189,14 +214,20 @@ impl Header {
 
     /// Where in the file the stored bytes of a block lie. `table` is the offset table; the block is one of the segment's.
     pub fn block_range(&self, table: &[u8], block_index: u64) -> Result<Range<u64>, SegmentError> {
-        let torn = SegmentError::Torn { what: "its offset table is impossible" };
+        let torn = SegmentError::Torn {
+            what: "its offset table is impossible",
+        };
         let blocks = self.place.id.blocks();
         if !blocks.contains(&block_index) || table.len() != self.table_bytes() {
             return Err(SegmentError::WrongPlace);
         }
         let position = 4 * (block_index - blocks.start) as usize;
         let end = number(&table[position..position + 4]);
-        let start = if position == 0 { 0 } else { number(&table[position - 4..position]) };
+        let start = if position == 0 {
+            0
+        } else {
+            number(&table[position - 4..position])
+        };
         if start > end {
             return Err(torn);
         }
@@ -214,7 +245,10 @@ pub fn open_block(
 ) -> Result<Bytes, SegmentError> {
     match (header.encrypted, cipher) {
         (false, _) => Ok(stored),
-        (true, None) => Err(SegmentError::WrongCipher { found: 1, expected: 0 }),
+        (true, None) => Err(SegmentError::WrongCipher {
+            found: 1,
+            expected: 0,
+        }),
         (true, Some(cipher)) => cipher
             .open(&header.place, block_index, &stored)
             .map(Bytes::from)
@@ -224,7 +258,11 @@ pub fn open_block(
 
 /// Reads a whole segment and recomputes its subtree. Any changed bit is an error: in the header because it must be
 /// `expected`, in the table and the blocks because the hash no longer fits.
-pub fn decode(bytes: &Bytes, expected: &Place, cipher: Option<&ContentCipher>) -> Result<Decoded, SegmentError> {
+pub fn decode(
+    bytes: &Bytes,
+    expected: &Place,
+    cipher: Option<&ContentCipher>,
+) -> Result<Decoded, SegmentError> {
     let header = Header::decode(bytes)?;
     if header.place != *expected {
         return Err(SegmentError::WrongPlace);
@@ -235,23 +273,34 @@ pub fn decode(bytes: &Bytes, expected: &Place, cipher: Option<&ContentCipher>) -
     }
     let table = bytes
         .get(HEADER_BYTES..HEADER_BYTES + header.table_bytes())
-        .ok_or(SegmentError::Torn { what: "it ends inside the offset table" })?;
+        .ok_or(SegmentError::Torn {
+            what: "it ends inside the offset table",
+        })?;
     let mut blocks = Vec::with_capacity(1 << expected.id.level);
     let mut end = (HEADER_BYTES + table.len()) as u64;
     for index in expected.id.blocks() {
         let range = header.block_range(table, index)?;
         end = range.end;
         if end > bytes.len() as u64 {
-            return Err(SegmentError::Torn { what: "it ends inside a block" });
+            return Err(SegmentError::Torn {
+                what: "it ends inside a block",
+            });
         }
         let stored = bytes.slice(range.start as usize..range.end as usize);
         blocks.push(open_block(&header, cipher, index, stored)?);
     }
     if end != bytes.len() as u64 {
-        return Err(SegmentError::Torn { what: "bytes follow the last block" });
+        return Err(SegmentError::Torn {
+            what: "bytes follow the last block",
+        });
     }
     let mut nodes = Vec::with_capacity(2 << expected.id.level);
-    let leaves = expected.id.blocks().zip(&blocks).map(|(index, block)| Node::leaf(index, block)).collect();
+    let leaves = expected
+        .id
+        .blocks()
+        .zip(&blocks)
+        .map(|(index, block)| Node::leaf(index, block))
+        .collect();
     let root = top(leaves, &mut nodes);
     if root != header.root {
         return Err(SegmentError::WrongHash);
@@ -261,7 +310,10 @@ pub fn decode(bytes: &Bytes, expected: &Place, cipher: Option<&ContentCipher>) -
 
 /// A little-endian number of at most eight bytes.
 fn number(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
 fn array(bytes: &[u8]) -> Hash {

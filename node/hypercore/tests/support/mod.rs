@@ -1,5 +1,5 @@
 //! Reading the shared vector files.
-#![allow(dead_code, clippy::panic)] // each test file uses a part; a broken vector must fail the test
+#![allow(dead_code, unreachable_pub, clippy::panic)] // each test file uses a part; a broken vector must fail the test
 
 use serde_json::Value;
 

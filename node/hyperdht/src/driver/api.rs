@@ -51,7 +51,13 @@ impl Default for DhtConfig {
 impl DhtConfig {
     /// The bootstrap nodes of the public network.
     pub fn public_bootstrap() -> Vec<String> {
-        ["node1.hyperdht.org:49737", "node2.hyperdht.org:49737", "node3.hyperdht.org:49737"].map(String::from).to_vec()
+        [
+            "node1.hyperdht.org:49737",
+            "node2.hyperdht.org:49737",
+            "node3.hyperdht.org:49737",
+        ]
+        .map(String::from)
+        .to_vec()
     }
 }
 
@@ -66,7 +72,9 @@ pub struct ConnectOptions {
 
 impl fmt::Debug for ConnectOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectOptions").field("relay_addresses", &self.relay_addresses).finish_non_exhaustive()
+        f.debug_struct("ConnectOptions")
+            .field("relay_addresses", &self.relay_addresses)
+            .finish_non_exhaustive()
     }
 }
 
@@ -85,7 +93,9 @@ pub struct ListenOptions {
 
 impl fmt::Debug for ListenOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ListenOptions").field("private", &self.private).finish_non_exhaustive()
+        f.debug_struct("ListenOptions")
+            .field("private", &self.private)
+            .finish_non_exhaustive()
     }
 }
 
@@ -100,6 +110,23 @@ pub struct Connection {
     pub stream: UdxStream,
     /// Whether we dialled.
     pub is_initiator: bool,
+}
+
+/// What a node knows about itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DhtStatus {
+    /// The first attempt to join the network is over.
+    pub bootstrapped: bool,
+    /// Where everybody can reach us, if that is known.
+    pub remote_address: Option<SocketAddrV4>,
+    /// We believe that strangers can not reach the server port.
+    pub firewalled: bool,
+    /// We store records for others.
+    pub persistent: bool,
+    /// Nodes in the routing table.
+    pub nodes: usize,
+    /// Records and values stored for others.
+    pub stored: usize,
 }
 
 /// What an announcement met.
@@ -124,9 +151,6 @@ pub enum SpawnError {
         #[source]
         source: std::io::Error,
     },
-    /// Not built yet.
-    #[error("failed to start the DHT node: not built yet")]
-    NotBuilt,
 }
 
 /// Why a lookup or an announcement brought nothing.

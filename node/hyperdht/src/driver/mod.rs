@@ -1,49 +1,217 @@
-//! The tokio half: sockets, timers, name resolution and UDX streams around one [`Node`](crate::node).
+//! The tokio half: sockets, timers, name resolution and UDX streams around one node.
 
+mod actor;
 mod api;
+mod resolve;
 
 pub use self::api::{
-    Announcement, ConnectError, ConnectOptions, Connection, DhtConfig, FirewallHook, ListenError, ListenOptions,
-    LookupError, SpawnError,
+    Announcement, ConnectError, ConnectOptions, Connection, DhtConfig, DhtStatus, FirewallHook, ListenError,
+    ListenOptions, LookupError, SpawnError,
 };
 
-use std::net::SocketAddrV4;
+use std::fmt;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::time::Instant;
 
+use bytes::Bytes;
 use cumulet_secret_stream::noise::KeyPair;
+use cumulet_udx::{Datagrams, Endpoint, Socket};
+use ed25519_dalek::SigningKey;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{Hash, PeerRecord};
+use self::actor::{Actor, Command, Listening, Sockets};
+use self::resolve::local_addresses;
+use crate::node::{ConnectRequest, Goal, Node, NodeConfig, NodeCounters, Outcome, ServerId};
+use crate::rpc::RpcConfig;
+use crate::{Entropy, Hash, MutableRecord, PeerRecord};
+
+/// Commands waiting for the task. Callers beyond wait.
+const COMMAND_QUEUE: usize = 256;
+/// Batches of found peers waiting for their reader. Beyond, batches are dropped; the next lookup finds them again.
+const PEER_QUEUE: usize = 64;
+/// Largest value that fits a request together with its headers and signature, bytes.
+const MAX_VALUE: usize = 1_000;
 
 /// A node of the DHT. Clones share it.
-#[derive(Debug, Clone)]
-pub struct Dht {}
+#[derive(Clone)]
+pub struct Dht {
+    commands: mpsc::Sender<Command>,
+    status: watch::Receiver<DhtStatus>,
+    local_address: SocketAddrV4,
+}
+
+impl fmt::Debug for Dht {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dht")
+            .field("local_address", &self.local_address)
+            .finish_non_exhaustive()
+    }
+}
+
+fn system_entropy() -> Entropy {
+    Entropy::new(|target| {
+        // Without randomness there is nothing safe to go on with, and it can only fail before the kernel is up.
+        while getrandom::fill(target).is_err() {
+            std::thread::yield_now();
+        }
+    })
+}
+
+fn bind(endpoint: &Endpoint, address: SocketAddrV4) -> Result<(Socket, Datagrams), SpawnError> {
+    endpoint
+        .bind(SocketAddr::V4(address))
+        .map_err(|source| SpawnError::Bind { address, source })
+}
+
+fn bound(socket: &Socket, asked: SocketAddrV4) -> SocketAddrV4 {
+    if let SocketAddr::V4(address) = socket.local_addr() {
+        address
+    } else {
+        asked
+    }
+}
 
 impl Dht {
     /// Binds both sockets and starts joining the network. All its tasks run on `tasks` and end when `cancel` is cancelled,
-    /// or after [`Dht::close`], which also unannounces.
-    pub async fn spawn(config: DhtConfig, tasks: &TaskTracker, cancel: CancellationToken) -> Result<Self, SpawnError> {
-        let _ = (config, tasks, cancel);
-        Err(SpawnError::NotBuilt)
+    /// after [`Dht::close`] (which also unannounces), or when the last handle is dropped.
+    pub async fn spawn(
+        config: DhtConfig,
+        tasks: &TaskTracker,
+        cancel: CancellationToken,
+    ) -> Result<Self, SpawnError> {
+        let endpoint = Endpoint::with_system_entropy();
+        let asked = SocketAddrV4::new(config.bind, config.port);
+        let server = bind(&endpoint, asked)?;
+        let client = bind(&endpoint, SocketAddrV4::new(config.bind, 0))?;
+        let local_address = bound(&server.0, asked);
+        let local = if config.share_local_addresses {
+            local_addresses(local_address)
+        } else {
+            Vec::new()
+        };
+        let node_config = NodeConfig {
+            rpc: RpcConfig {
+                server_port: local_address.port(),
+                firewalled: if config.public_address.is_some() {
+                    Some(false)
+                } else {
+                    config.firewalled
+                },
+                ephemeral: config.ephemeral,
+                public_address: config.public_address,
+            },
+            local_addresses: local,
+            unix_ms: u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0),
+        };
+        let node = Node::new(node_config, system_entropy(), Instant::now());
+        let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
+        let sockets = Sockets { server, client };
+        let names = (config.bootstrap, config.known_nodes);
+        let (actor, status) = Actor::new(node, endpoint, &sockets, queue, names);
+        tasks.spawn(actor.run(sockets, cancel));
+        Ok(Self {
+            commands,
+            status,
+            local_address,
+        })
     }
 
-    /// The local address of the server socket.
+    /// The local address of the server socket. The host is `0.0.0.0` when bound to all interfaces.
     pub fn local_address(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0)
+        self.local_address
     }
 
     /// Our public address, if it is proven (or configured) that everybody can reach us there.
     pub fn remote_address(&self) -> Option<SocketAddrV4> {
-        None
+        self.status.borrow().remote_address
+    }
+
+    /// What the node knows about itself now.
+    pub fn status(&self) -> DhtStatus {
+        *self.status.borrow()
+    }
+
+    /// Counters since the start.
+    pub async fn counters(&self) -> NodeCounters {
+        let (done, counters) = oneshot::channel();
+        let _ = self.commands.send(Command::Counters(done)).await;
+        counters.await.unwrap_or_default()
+    }
+
+    /// Up to 64 nodes heard from lately, for [`DhtConfig::known_nodes`] of the next start.
+    pub async fn known_nodes(&self) -> Vec<SocketAddrV4> {
+        let (done, nodes) = oneshot::channel();
+        let _ = self.commands.send(Command::KnownNodes(done)).await;
+        nodes.await.unwrap_or_default()
     }
 
     /// Waits until the first attempt to join the network is over (also when nobody answered).
-    pub async fn bootstrapped(&self) {}
+    pub async fn bootstrapped(&self) {
+        let _ = self.status.clone().wait_for(|status| status.bootstrapped).await;
+    }
+
+    /// Waits until the node stores records for others, as one with `ephemeral: Some(false)` does once others saw it.
+    pub async fn persistent(&self) {
+        let _ = self.status.clone().wait_for(|status| status.persistent).await;
+    }
+
+    /// Looks for nodes anew: after a network change.
+    pub async fn refresh(&self) {
+        let _ = self.commands.send(Command::Refresh).await;
+    }
+
+    async fn operate(&self, goal: Goal) -> Result<(Vec<PeerRecord>, Outcome), LookupError> {
+        let mut search = self.start(goal).await?;
+        let mut peers = Vec::new();
+        while let Some(found) = search.next().await {
+            peers.extend(found);
+        }
+        let outcome = search.outcome().await?;
+        Ok((peers, outcome))
+    }
+
+    async fn start(&self, goal: Goal) -> Result<Search, LookupError> {
+        let (queue, peers) = mpsc::channel(PEER_QUEUE);
+        let (done, outcome) = oneshot::channel();
+        let command = Command::Operate {
+            goal,
+            peers: Some(queue),
+            done,
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| LookupError::Closed)?;
+        Ok(Search { peers, outcome })
+    }
+
+    /// Looks up a topic; peers come as nodes name them.
+    pub async fn search(&self, topic: Hash) -> Result<Search, LookupError> {
+        self.start(Goal::Lookup { topic }).await
+    }
 
     /// Looks up a topic and collects every peer that the nodes near it name, without duplicates.
     pub async fn lookup(&self, topic: Hash) -> Result<Vec<PeerRecord>, LookupError> {
-        let _ = topic;
-        Err(LookupError::Closed)
+        Ok(self.operate(Goal::Lookup { topic }).await?.0)
+    }
+
+    /// Announces `key_pair` under `topic` on the up to 20 closest nodes; peers come as those nodes name them.
+    /// `relay_addresses`: nodes that know the key ([`Server::relay_addresses`]), at most 3 are kept.
+    pub async fn announce_and_search(
+        &self,
+        topic: Hash,
+        key_pair: &KeyPair,
+        relay_addresses: Vec<SocketAddrV4>,
+    ) -> Result<Search, LookupError> {
+        let key = SigningKey::from_bytes(key_pair.seed());
+        self.start(Goal::Announce {
+            topic,
+            key,
+            relay_addresses,
+        })
+        .await
     }
 
     /// Announces `key_pair` under `topic` on the up to 20 closest nodes, and returns the peers seen on the way.
@@ -53,52 +221,233 @@ impl Dht {
         key_pair: &KeyPair,
         relay_addresses: Vec<SocketAddrV4>,
     ) -> Result<Announcement, LookupError> {
-        let _ = (topic, key_pair, relay_addresses);
-        Err(LookupError::Closed)
+        let key = SigningKey::from_bytes(key_pair.seed());
+        let (peers, outcome) = self
+            .operate(Goal::Announce {
+                topic,
+                key,
+                relay_addresses,
+            })
+            .await?;
+        stored(&outcome)?;
+        Ok(Announcement {
+            peers,
+            stored: outcome.stored,
+        })
     }
 
     /// Withdraws an announcement from the nodes that keep it.
     pub async fn unannounce(&self, topic: Hash, key_pair: &KeyPair) -> Result<(), LookupError> {
-        let _ = (topic, key_pair);
-        Err(LookupError::Closed)
+        let key = SigningKey::from_bytes(key_pair.seed());
+        self.operate(Goal::Unannounce { topic, key }).await.map(|_| ())
     }
 
-    /// Connects to the owner of `public_key`. With `relay_addresses` these are tried first and at once; one of them may be
+    /// Stores a signed value under the key pair's public key; `seq` must be higher than that of the value it replaces.
+    pub async fn mutable_put(
+        &self,
+        key_pair: &KeyPair,
+        seq: u64,
+        value: &[u8],
+    ) -> Result<usize, LookupError> {
+        let value = fitting(value)?;
+        let key = SigningKey::from_bytes(key_pair.seed());
+        let (_, outcome) = self.operate(Goal::MutablePut { key, seq, value }).await?;
+        stored(&outcome)
+    }
+
+    /// The newest value stored under a public key, of at least sequence number `seq`. Its signature is verified.
+    pub async fn mutable_get(
+        &self,
+        public_key: Hash,
+        seq: u64,
+    ) -> Result<Option<MutableRecord>, LookupError> {
+        Ok(self
+            .operate(Goal::MutableGet { public_key, seq })
+            .await?
+            .1
+            .mutable)
+    }
+
+    /// Stores a value under its hash, which is returned.
+    pub async fn immutable_put(&self, value: &[u8]) -> Result<Hash, LookupError> {
+        let value = fitting(value)?;
+        let target = crate::hash(&[&value]);
+        let (_, outcome) = self.operate(Goal::ImmutablePut { value }).await?;
+        stored(&outcome).map(|_| target)
+    }
+
+    /// The value with this hash.
+    pub async fn immutable_get(&self, target: Hash) -> Result<Option<Bytes>, LookupError> {
+        Ok(self.operate(Goal::ImmutableGet { target }).await?.1.immutable)
+    }
+
+    /// Connects to the owner of `public_key`. The relay addresses are tried first and at once; one of them may be
     /// the server itself, so two nodes that know each other's address need no DHT.
-    pub async fn connect(&self, public_key: Hash, options: ConnectOptions) -> Result<Connection, ConnectError> {
-        let _ = (public_key, options);
-        Err(ConnectError::Closed)
+    pub async fn connect(
+        &self,
+        public_key: Hash,
+        options: ConnectOptions,
+    ) -> Result<Connection, ConnectError> {
+        let (done, connection) = oneshot::channel();
+        let ConnectOptions {
+            key_pair,
+            relay_addresses,
+        } = options;
+        let request = ConnectRequest {
+            public_key,
+            key_pair,
+            relay_addresses,
+        };
+        self.commands
+            .send(Command::Connect { request, done })
+            .await
+            .map_err(|_| ConnectError::Closed)?;
+        connection.await.unwrap_or(Err(ConnectError::Closed))
     }
 
     /// Accepts connections to `key_pair`. Returns at once: direct handshakes work from now on, the announcement of the key
     /// runs in the background ([`Server::announced`]).
     pub async fn listen(&self, key_pair: KeyPair, options: ListenOptions) -> Result<Server, ListenError> {
-        let _ = (key_pair, options);
-        Err(ListenError::Closed)
+        let (done, listening) = oneshot::channel();
+        let ListenOptions { firewall, private } = options;
+        let command = Command::Listen {
+            key_pair,
+            firewall,
+            private,
+            done,
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| ListenError::Closed)?;
+        let Listening {
+            id,
+            connections,
+            announced,
+        } = listening.await.map_err(|_| ListenError::Closed)??;
+        Ok(Server {
+            id,
+            connections,
+            announced,
+            commands: self.commands.clone(),
+        })
     }
 
-    /// Withdraws all announcements (for at most a few seconds), closes all sockets and streams, and ends all tasks.
-    pub async fn close(&self) {}
+    /// Withdraws all announcements (for at most 3 s), closes all sockets and streams, and ends all tasks.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.commands.send(Command::Close(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+    }
+}
+
+fn fitting(value: &[u8]) -> Result<Bytes, LookupError> {
+    if value.len() > MAX_VALUE {
+        return Err(LookupError::ValueTooLong {
+            length: value.len(),
+            limit: MAX_VALUE,
+        });
+    }
+    Ok(Bytes::copy_from_slice(value))
+}
+
+fn stored(outcome: &Outcome) -> Result<usize, LookupError> {
+    match (outcome.replies, outcome.stored) {
+        (0, _) => Err(LookupError::NoNodes),
+        (_, 0) => Err(LookupError::NotStored),
+        (_, stored) => Ok(stored),
+    }
+}
+
+/// A lookup under way.
+#[derive(Debug)]
+pub struct Search {
+    peers: mpsc::Receiver<Vec<PeerRecord>>,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl Search {
+    /// More peers; `None` at the end. No peer comes twice. Cancel safe.
+    pub async fn next(&mut self) -> Option<Vec<PeerRecord>> {
+        self.peers.recv().await
+    }
+
+    async fn outcome(self) -> Result<Outcome, LookupError> {
+        self.outcome.await.map_err(|_| LookupError::Closed)
+    }
+
+    /// How many nodes confirmed the announcement, once [`Search::next`] has ended. 0 for a plain lookup.
+    pub async fn stored(self) -> Result<usize, LookupError> {
+        Ok(self.outcome().await?.stored)
+    }
 }
 
 /// A key pair that accepts connections. Dropping it stops accepting and withdraws the announcement in the background.
-#[derive(Debug)]
-pub struct Server {}
+pub struct Server {
+    id: ServerId,
+    connections: mpsc::Receiver<Connection>,
+    announced: watch::Receiver<Option<Vec<SocketAddrV4>>>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("relay_addresses", &self.relay_addresses())
+            .finish_non_exhaustive()
+    }
+}
 
 impl Server {
     /// The next connection; `None` once the server or its node is closed. Cancel safe.
     pub async fn accept(&mut self) -> Option<Connection> {
-        None
+        self.connections.recv().await
     }
 
-    /// Waits until the key is announced for the first time (or found to be not announceable now).
-    pub async fn announced(&self) {}
+    /// Announces the key of a server that was opened `private`.
+    pub async fn announce(&self) {
+        let _ = self.commands.send(Command::Announce { server: self.id }).await;
+    }
 
-    /// Nodes through which the key can be reached now, own address first; at most 3.
+    /// Waits until the first attempt to announce the key is over. Never, for a private server.
+    pub async fn announced(&self) {
+        let _ = self.announced.clone().wait_for(Option::is_some).await;
+    }
+
+    /// Nodes through which the key can be reached now, own address first; at most 3. Empty while not announced.
     pub fn relay_addresses(&self) -> Vec<SocketAddrV4> {
-        Vec::new()
+        self.announced.borrow().clone().unwrap_or_default()
+    }
+
+    /// A view of [`Server::relay_addresses`] that outlives borrowing the server; `None` before the first announcement.
+    pub fn watch_relay_addresses(&self) -> watch::Receiver<Option<Vec<SocketAddrV4>>> {
+        self.announced.clone()
     }
 
     /// Stops accepting and withdraws the announcement (for at most a few seconds).
-    pub async fn close(self) {}
+    pub async fn close(self) {
+        let (done, closed) = oneshot::channel();
+        if self
+            .commands
+            .send(Command::CloseServer {
+                server: self.id,
+                done: Some(done),
+            })
+            .await
+            .is_ok()
+        {
+            let _ = closed.await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A full queue leaves the announcement to expire; the connections' receiver is gone in any case.
+        let _ = self.commands.try_send(Command::CloseServer {
+            server: self.id,
+            done: None,
+        });
+    }
 }

@@ -59,10 +59,7 @@ const MAX_RELAY_ADDRESSES: usize = 8;
 /// Most records read from one lookup reply; nodes send at most 20 and their own.
 const MAX_LOOKUP_PEERS: usize = 32;
 
-fn option<T>(
-    present: bool,
-    read: impl FnOnce() -> Result<T, DecodeError>,
-) -> Result<Option<T>, DecodeError> {
+fn option<T>(present: bool, read: impl FnOnce() -> Result<T, DecodeError>) -> Result<Option<T>, DecodeError> {
     if present { read().map(Some) } else { Ok(None) }
 }
 
@@ -93,7 +90,9 @@ impl Handshake {
 
     pub(crate) fn encode(&self) -> Bytes {
         let mut writer = Writer::new();
-        writer.uint(bit(self.peer_address.is_some(), 1) | bit(self.relay_address.is_some(), 2)).uint(self.mode);
+        writer
+            .uint(bit(self.peer_address.is_some(), 1) | bit(self.relay_address.is_some(), 2))
+            .uint(self.mode);
         writer.optional_buffer(self.noise.as_deref());
         for address in [self.peer_address, self.relay_address].into_iter().flatten() {
             address::write(&mut writer, address);
@@ -127,7 +126,10 @@ impl HolepunchMessage {
 
     pub(crate) fn encode(&self) -> Bytes {
         let mut writer = Writer::new();
-        writer.uint(bit(self.peer_address.is_some(), 1)).uint(self.mode).uint(self.id);
+        writer
+            .uint(bit(self.peer_address.is_some(), 1))
+            .uint(self.mode)
+            .uint(self.id);
         writer.optional_buffer(self.payload.as_deref());
         if let Some(address) = self.peer_address {
             address::write(&mut writer, address);
@@ -175,7 +177,11 @@ impl HolepunchPayload {
             | bit(self.remote_address.is_some(), 8)
             | bit(self.token.is_some(), 16)
             | bit(self.remote_token.is_some(), 32);
-        writer.uint(flags).uint(self.error).uint(self.firewall.code()).uint(self.round);
+        writer
+            .uint(flags)
+            .uint(self.error)
+            .uint(self.firewall.code())
+            .uint(self.round);
         if let Some(addresses) = &self.addresses {
             address::write_array(&mut writer, addresses);
         }
@@ -203,7 +209,10 @@ impl PeerRecord {
         let public_key = reader.fixed()?;
         let mut relay_addresses = address::read_array(reader)?;
         relay_addresses.truncate(MAX_RELAY_ADDRESSES);
-        Ok(Self { public_key, relay_addresses })
+        Ok(Self {
+            public_key,
+            relay_addresses,
+        })
     }
 
     pub(crate) fn decode(value: &[u8]) -> Result<Self, DecodeError> {
@@ -312,7 +321,10 @@ pub(crate) struct MutablePut {
 impl MutablePut {
     pub(crate) fn decode(value: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(value);
-        Ok(Self { public_key: reader.fixed()?, record: MutableRecord::read(&mut reader)? })
+        Ok(Self {
+            public_key: reader.fixed()?,
+            record: MutableRecord::read(&mut reader)?,
+        })
     }
 
     pub(crate) fn encode(&self) -> Bytes {

@@ -127,20 +127,30 @@ fn read_list<T>(
 }
 
 fn read_relay(reader: &mut Reader<'_>) -> Result<Relay, DecodeError> {
-    Ok(Relay { relay_address: address::read(reader)?, peer_address: address::read(reader)? })
+    Ok(Relay {
+        relay_address: address::read(reader)?,
+        peer_address: address::read(reader)?,
+    })
 }
 
 fn read_udx(reader: &mut Reader<'_>) -> Result<Udx, DecodeError> {
     let _version = reader.uint()?;
     let features = reader.uint()?;
     let id = reader.uint()?;
-    Ok(Udx { reusable_socket: features & 1 != 0, id: id as u32, seq: reader.uint()? })
+    Ok(Udx {
+        reusable_socket: features & 1 != 0,
+        id: id as u32,
+        seq: reader.uint()?,
+    })
 }
 
 fn read_relay_through(reader: &mut Reader<'_>) -> Result<RelayThrough, DecodeError> {
     let _version = reader.uint()?;
     let _flags = reader.uint()?;
-    Ok(RelayThrough { public_key: reader.fixed()?, token: reader.fixed()? })
+    Ok(RelayThrough {
+        public_key: reader.fixed()?,
+        token: reader.fixed()?,
+    })
 }
 
 impl NoisePayload {
@@ -149,7 +159,10 @@ impl NoisePayload {
         let version = reader.uint()?;
         if version != 1 {
             // Another layout follows: nothing of it may be read as ours.
-            return Ok(Self { version, ..Self::default() });
+            return Ok(Self {
+                version,
+                ..Self::default()
+            });
         }
         let flags = reader.uint()?;
         let has = |flag: u64| flags & flag != 0;
@@ -159,7 +172,10 @@ impl NoisePayload {
             error: r.uint()?,
             firewall: Firewall::from_code(r.uint()?),
             holepunch: option(has(FLAG_HOLEPUNCH), || {
-                Ok(Holepunch { id: r.uint()?, relays: read_list(r, 12, read_relay)? })
+                Ok(Holepunch {
+                    id: r.uint()?,
+                    relays: read_list(r, 12, read_relay)?,
+                })
             })?,
             addresses4: option(has(FLAG_ADDRESSES4), || read_list(r, 6, address::read))?.unwrap_or_default(),
             addresses6: option(has(FLAG_ADDRESSES6), || read_list(r, 18, read_address6))?.unwrap_or_default(),
@@ -202,7 +218,10 @@ impl NoisePayload {
             }
         }
         if let Some(udx) = &self.udx {
-            w.uint(1).uint(bit(udx.reusable_socket, 1)).uint(udx.id.into()).uint(udx.seq);
+            w.uint(1)
+                .uint(bit(udx.reusable_socket, 1))
+                .uint(udx.id.into())
+                .uint(udx.seq);
         }
         if self.secret_stream {
             w.uint(1);

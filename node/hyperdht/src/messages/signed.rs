@@ -7,20 +7,47 @@ use super::{Announce, MutableRecord, PeerRecord, command};
 use crate::Hash;
 use crate::crypto::{hash, namespace, sign, verify};
 
-fn record_signable(namespace: &Hash, target: &Hash, node_id: &Hash, token: &Hash, announce: &Announce) -> Vec<u8> {
+fn record_signable(
+    namespace: &Hash,
+    target: &Hash,
+    node_id: &Hash,
+    token: &Hash,
+    announce: &Announce,
+) -> Vec<u8> {
     let peer = announce.peer.as_ref().map(PeerRecord::encode).unwrap_or_default();
     let refresh = announce.refresh.as_ref().map_or(&[][..], |refresh| &refresh[..]);
-    [namespace.as_slice(), &hash(&[target, node_id, token, &peer, refresh])].concat()
+    [
+        namespace.as_slice(),
+        &hash(&[target, node_id, token, &peer, refresh]),
+    ]
+    .concat()
 }
 
 /// What an ANNOUNCE to the node `node_id` under its `token` signs. `bump` is not part of it.
 pub(crate) fn announce_signable(target: &Hash, node_id: &Hash, token: &Hash, announce: &Announce) -> Vec<u8> {
-    record_signable(&namespace(command::ANNOUNCE as u8), target, node_id, token, announce)
+    record_signable(
+        &namespace(command::ANNOUNCE as u8),
+        target,
+        node_id,
+        token,
+        announce,
+    )
 }
 
 /// The same for UNANNOUNCE.
-pub(crate) fn unannounce_signable(target: &Hash, node_id: &Hash, token: &Hash, announce: &Announce) -> Vec<u8> {
-    record_signable(&namespace(command::UNANNOUNCE as u8), target, node_id, token, announce)
+pub(crate) fn unannounce_signable(
+    target: &Hash,
+    node_id: &Hash,
+    token: &Hash,
+    announce: &Announce,
+) -> Vec<u8> {
+    record_signable(
+        &namespace(command::UNANNOUNCE as u8),
+        target,
+        node_id,
+        token,
+        announce,
+    )
 }
 
 /// A signed value for ANNOUNCE (`announcing`) or UNANNOUNCE.
@@ -33,9 +60,21 @@ pub(crate) fn sign_announce(
 ) -> Announce {
     let (node_id, token) = node;
     let public_key = key.verifying_key().to_bytes();
-    let peer = PeerRecord { public_key, relay_addresses: relay_addresses.to_vec() };
-    let mut announce = Announce { peer: Some(peer), refresh: None, signature: None, bump: 0 };
-    let signable = if announcing { announce_signable } else { unannounce_signable };
+    let peer = PeerRecord {
+        public_key,
+        relay_addresses: relay_addresses.to_vec(),
+    };
+    let mut announce = Announce {
+        peer: Some(peer),
+        refresh: None,
+        signature: None,
+        bump: 0,
+    };
+    let signable = if announcing {
+        announce_signable
+    } else {
+        unannounce_signable
+    };
     announce.signature = Some(sign(key, &signable(target, node_id, token, &announce)));
     announce
 }
@@ -49,9 +88,17 @@ pub(crate) fn mutable_signable(seq: u64, value: &[u8]) -> Vec<u8> {
 
 pub(crate) fn sign_mutable(key: &SigningKey, seq: u64, value: &[u8]) -> MutableRecord {
     let signature = sign(key, &mutable_signable(seq, value));
-    MutableRecord { seq, value: bytes::Bytes::copy_from_slice(value), signature }
+    MutableRecord {
+        seq,
+        value: bytes::Bytes::copy_from_slice(value),
+        signature,
+    }
 }
 
 pub(crate) fn verify_mutable(public_key: &Hash, record: &MutableRecord) -> bool {
-    verify(public_key, &mutable_signable(record.seq, &record.value), &record.signature)
+    verify(
+        public_key,
+        &mutable_signable(record.seq, &record.value),
+        &record.signature,
+    )
 }

@@ -11,7 +11,10 @@ fn addresses(value: &Value) -> Vec<SocketAddrV4> {
 }
 
 fn peer_of(value: &Value) -> PeerRecord {
-    PeerRecord { public_key: fixed(&value["publicKey"]), relay_addresses: addresses(&value["relayAddresses"]) }
+    PeerRecord {
+        public_key: fixed(&value["publicKey"]),
+        relay_addresses: addresses(&value["relayAddresses"]),
+    }
 }
 
 fn optional_fixed<const N: usize>(value: &Value) -> Option<[u8; N]> {
@@ -33,7 +36,10 @@ fn check(case: &Value) {
         "handshake" => {
             let message = Handshake::decode(&hex).unwrap();
             assert_eq!(message.mode, want["mode"].as_u64().unwrap());
-            assert_eq!(message.noise, (!want["noise"].is_null()).then(|| bytes(&want["noise"])));
+            assert_eq!(
+                message.noise,
+                (!want["noise"].is_null()).then(|| bytes(&want["noise"]))
+            );
             assert_eq!(message.peer_address, optional_address(&want["peerAddress"]));
             assert_eq!(message.relay_address, optional_address(&want["relayAddress"]));
             message.encode()
@@ -61,13 +67,24 @@ fn check(case: &Value) {
         "lookupRawReply" => {
             let reply = LookupReply::decode(&hex).unwrap();
             assert_eq!(reply.bump, want["bump"].as_u64().unwrap());
-            let records: Vec<Bytes> = case["input"]["peers"].as_array().unwrap().iter().map(bytes).collect();
-            assert_eq!(reply.peers.iter().map(PeerRecord::encode).collect::<Vec<_>>(), records);
+            let records: Vec<Bytes> = case["input"]["peers"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(bytes)
+                .collect();
+            assert_eq!(
+                reply.peers.iter().map(PeerRecord::encode).collect::<Vec<_>>(),
+                records
+            );
             LookupReply::encode(&records, reply.bump)
         }
         "announce" => {
             let message = Announce::decode(&hex).unwrap();
-            assert_eq!(message.peer, (!want["peer"].is_null()).then(|| peer_of(&want["peer"])));
+            assert_eq!(
+                message.peer,
+                (!want["peer"].is_null()).then(|| peer_of(&want["peer"]))
+            );
             assert_eq!(message.signature, optional_fixed(&want["signature"]));
             assert_eq!(message.bump, want["bump"].as_u64().unwrap());
             message.encode()
@@ -103,8 +120,16 @@ fn noise_payloads_decode_and_encode_as_in_js() {
         assert_eq!(payload.version, want["version"].as_u64().unwrap());
         assert_eq!(payload.error, want["error"].as_u64().unwrap_or(0), "{case}");
         assert_eq!(payload.udx.is_some(), want["udx"].is_object());
-        assert_eq!(payload.udx.map(|udx| u64::from(udx.id)), want["udx"]["id"].as_u64());
-        assert_eq!(payload.addresses4, want["addresses4"].as_array().map_or(Vec::new(), |a| a.iter().map(addr).collect()));
+        assert_eq!(
+            payload.udx.map(|udx| u64::from(udx.id)),
+            want["udx"]["id"].as_u64()
+        );
+        assert_eq!(
+            payload.addresses4,
+            want["addresses4"]
+                .as_array()
+                .map_or(Vec::new(), |a| a.iter().map(addr).collect())
+        );
         assert_eq!(payload.secret_stream, !want["secretStream"].is_null());
         if payload.version == 1 {
             assert_eq!(payload.encode(), hex, "{case}");
@@ -118,9 +143,21 @@ fn a_truncated_value_is_refused_and_never_panics() {
         let hex = bytes(&case["hex"]);
         for end in 0..hex.len() {
             let cut = &hex[..end];
-            let _ = (Handshake::decode(cut), HolepunchMessage::decode(cut), HolepunchPayload::decode(cut));
-            let _ = (LookupReply::decode(cut), Announce::decode(cut), MutablePut::decode(cut));
-            let _ = (NoisePayload::decode(cut), PeerRecord::decode(cut), MutableRecord::decode(cut));
+            let _ = (
+                Handshake::decode(cut),
+                HolepunchMessage::decode(cut),
+                HolepunchPayload::decode(cut),
+            );
+            let _ = (
+                LookupReply::decode(cut),
+                Announce::decode(cut),
+                MutablePut::decode(cut),
+            );
+            let _ = (
+                NoisePayload::decode(cut),
+                PeerRecord::decode(cut),
+                MutableRecord::decode(cut),
+            );
         }
     }
 }
@@ -131,20 +168,39 @@ fn announcements_sign_what_js_signs() {
         let key = ed25519_dalek::SigningKey::from_bytes(&fixed(&case["seed"]));
         let peer = peer_of(&case["peer"]);
         let announcing = case["kind"] == "announce";
-        let (target, id, token) = (fixed(&case["target"]), fixed(&case["node_id"]), fixed(&case["token"]));
-        let unsigned =
-            Announce { peer: Some(peer), refresh: optional_fixed(&case["refresh"]), signature: None, bump: 0 };
-        let signable = if announcing { announce_signable } else { unannounce_signable };
+        let (target, id, token) = (
+            fixed(&case["target"]),
+            fixed(&case["node_id"]),
+            fixed(&case["token"]),
+        );
+        let unsigned = Announce {
+            peer: Some(peer),
+            refresh: optional_fixed(&case["refresh"]),
+            signature: None,
+            bump: 0,
+        };
+        let signable = if announcing {
+            announce_signable
+        } else {
+            unannounce_signable
+        };
         let signable = signable(&target, &id, &token, &unsigned);
         let signature: [u8; 64] = fixed(&case["signature"]);
         assert_eq!(crate::crypto::sign(&key, &signable), signature, "{case}");
-        assert!(crate::crypto::verify(&fixed(&case["public_key"]), &signable, &signature));
+        assert!(crate::crypto::verify(
+            &fixed(&case["public_key"]),
+            &signable,
+            &signature
+        ));
     }
 }
 
 #[test]
 fn mutable_values_sign_what_js_signs_and_a_changed_one_is_refused() {
-    for case in cases("mutable-immutable").iter().filter(|case| case["kind"] == "mutable") {
+    for case in cases("mutable-immutable")
+        .iter()
+        .filter(|case| case["kind"] == "mutable")
+    {
         let key = ed25519_dalek::SigningKey::from_bytes(&fixed(&case["seed"]));
         let mut record = sign_mutable(&key, case["seq"].as_u64().unwrap(), &bytes(&case["value"]));
         assert_eq!(record.signature, fixed(&case["signature"]));

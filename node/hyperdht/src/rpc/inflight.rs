@@ -98,9 +98,33 @@ impl<O: Clone> Inflight<O> {
     }
 
     /// Sends the datagram made for `tid`, or queues it. Returns what to transmit now.
-    pub(crate) fn send(&mut self, now: Instant, tid: u16, datagram: Bytes, how: Sending<O>) -> Option<Transmit> {
-        let Sending { to, to_id, owner, socket, retries, timeout, force } = how;
-        let entry = Entry { to, to_id, owner, socket, retries, timeout, datagram, sent: 0, deadline: None };
+    pub(crate) fn send(
+        &mut self,
+        now: Instant,
+        tid: u16,
+        datagram: Bytes,
+        how: Sending<O>,
+    ) -> Option<Transmit> {
+        let Sending {
+            to,
+            to_id,
+            owner,
+            socket,
+            retries,
+            timeout,
+            force,
+        } = how;
+        let entry = Entry {
+            to,
+            to_id,
+            owner,
+            socket,
+            retries,
+            timeout,
+            datagram,
+            sent: 0,
+            deadline: None,
+        };
         self.entries.insert(tid, entry);
         if self.drain_at.is_none() {
             self.drain_at = Some(now + DRAIN);
@@ -117,7 +141,12 @@ impl<O: Clone> Inflight<O> {
         entry.sent += 1;
         entry.deadline = Some(now + entry.timeout);
         self.window.sent();
-        Some(Transmit { socket: entry.socket, to: entry.to, data: entry.datagram.clone(), ttl: None })
+        Some(Transmit {
+            socket: entry.socket,
+            to: entry.to,
+            data: entry.datagram.clone(),
+            ttl: None,
+        })
     }
 
     /// Takes the request that this response answers.
@@ -154,10 +183,15 @@ impl<O: Clone> Inflight<O> {
             .map(|(tid, _)| *tid)
             .collect();
         for tid in due {
-            let Some(entry) = self.entries.get_mut(&tid) else { continue };
+            let Some(entry) = self.entries.get_mut(&tid) else {
+                continue;
+            };
             entry.deadline = None;
             if entry.sent == 1 {
-                expiries.push(Expiry::Slow { to: entry.to, owner: entry.owner.clone() });
+                expiries.push(Expiry::Slow {
+                    to: entry.to,
+                    owner: entry.owner.clone(),
+                });
             }
             if entry.sent > entry.retries {
                 self.window.settled();

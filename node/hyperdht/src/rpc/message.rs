@@ -8,8 +8,8 @@ use std::net::SocketAddrV4;
 use bytes::Bytes;
 use cumulet_encoding::{DecodeError, Reader, Writer};
 
-use crate::address;
 use crate::Hash;
+use crate::address;
 
 pub(crate) const REQUEST: u8 = 0x03;
 pub(crate) const RESPONSE: u8 = 0x13;
@@ -82,12 +82,28 @@ fn decode_request(reader: &mut Reader<'_>) -> Result<Request, DecodeError> {
     Ok(Request {
         tid: reader.u16()?,
         to: address::read(reader)?,
-        id: if flags & FLAG_ID != 0 { Some(reader.fixed()?) } else { None },
-        token: if flags & FLAG_TOKEN != 0 { Some(reader.fixed()?) } else { None },
+        id: if flags & FLAG_ID != 0 {
+            Some(reader.fixed()?)
+        } else {
+            None
+        },
+        token: if flags & FLAG_TOKEN != 0 {
+            Some(reader.fixed()?)
+        } else {
+            None
+        },
         internal: flags & FLAG_INTERNAL != 0,
         command: reader.uint()?,
-        target: if flags & FLAG_TARGET != 0 { Some(reader.fixed()?) } else { None },
-        value: if flags & FLAG_VALUE != 0 { value_of(reader)? } else { None },
+        target: if flags & FLAG_TARGET != 0 {
+            Some(reader.fixed()?)
+        } else {
+            None
+        },
+        value: if flags & FLAG_VALUE != 0 {
+            value_of(reader)?
+        } else {
+            None
+        },
     })
 }
 
@@ -96,11 +112,31 @@ fn decode_response(reader: &mut Reader<'_>) -> Result<Response, DecodeError> {
     Ok(Response {
         tid: reader.u16()?,
         to: address::read(reader)?,
-        id: if flags & FLAG_ID != 0 { Some(reader.fixed()?) } else { None },
-        token: if flags & FLAG_TOKEN != 0 { Some(reader.fixed()?) } else { None },
-        closer_nodes: if flags & FLAG_CLOSER != 0 { address::read_array(reader)? } else { Vec::new() },
-        error: if flags & FLAG_ERROR != 0 { reader.uint()? } else { 0 },
-        value: if flags & FLAG_VALUE != 0 { value_of(reader)? } else { None },
+        id: if flags & FLAG_ID != 0 {
+            Some(reader.fixed()?)
+        } else {
+            None
+        },
+        token: if flags & FLAG_TOKEN != 0 {
+            Some(reader.fixed()?)
+        } else {
+            None
+        },
+        closer_nodes: if flags & FLAG_CLOSER != 0 {
+            address::read_array(reader)?
+        } else {
+            Vec::new()
+        },
+        error: if flags & FLAG_ERROR != 0 {
+            reader.uint()?
+        } else {
+            0
+        },
+        value: if flags & FLAG_VALUE != 0 {
+            value_of(reader)?
+        } else {
+            None
+        },
     })
 }
 

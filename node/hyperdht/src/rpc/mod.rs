@@ -134,11 +134,23 @@ pub(crate) struct Ask {
 
 impl Ask {
     pub(crate) fn new(to: SocketAddrV4, command: u64) -> Self {
-        Self { to, socket: None, internal: false, command, target: None, token: None, value: None, retries: 3 }
+        Self {
+            to,
+            socket: None,
+            internal: false,
+            command,
+            target: None,
+            token: None,
+            value: None,
+            retries: 3,
+        }
     }
 
     pub(crate) fn ping(to: SocketAddrV4) -> Self {
-        Self { internal: true, ..Self::new(to, PING) }
+        Self {
+            internal: true,
+            ..Self::new(to, PING)
+        }
     }
 }
 
@@ -149,9 +161,18 @@ pub(crate) struct NoAnswer;
 #[derive(Debug)]
 pub(crate) enum RpcEvent {
     Request(Incoming),
-    Response { request: RequestId, result: Result<Reply, NoAnswer> },
-    QueryReply { query: QueryId, reply: Reply },
-    QueryDone { query: QueryId, closest: Vec<Reply> },
+    Response {
+        request: RequestId,
+        result: Result<Reply, NoAnswer>,
+    },
+    QueryReply {
+        query: QueryId,
+        reply: Reply,
+    },
+    QueryDone {
+        query: QueryId,
+        closest: Vec<Reply>,
+    },
     Bootstrapped,
 }
 
@@ -161,9 +182,16 @@ enum Owner {
     Above(RequestId),
     Query(QueryId),
     /// Is this table node still there? With the tick of its last sign of life.
-    Check { id: Hash, seen: u64 },
+    Check {
+        id: Hash,
+        seen: u64,
+    },
     /// Does this table node still deserve the place that the other wants?
-    Challenge { id: Hash, seen: u64, challenger: Box<Node> },
+    Challenge {
+        id: Hash,
+        seen: u64,
+        challenger: Box<Node>,
+    },
     QuickNat,
     NetworkCheck,
     Nobody,
@@ -297,7 +325,11 @@ impl Rpc {
 
     /// The socket our own requests leave from.
     pub(crate) fn socket(&self) -> SocketId {
-        if self.firewalled { SocketId::CLIENT } else { SocketId::SERVER }
+        if self.firewalled {
+            SocketId::CLIENT
+        } else {
+            SocketId::SERVER
+        }
     }
 
     /// Our host as others see it.
@@ -327,7 +359,11 @@ impl Rpc {
 
     pub(crate) fn poll_timeout(&self) -> Instant {
         let delayed = self.delayed.iter().map(|(at, _)| *at).min();
-        [Some(self.tick_at), self.inflight.poll_timeout(), delayed].into_iter().flatten().min().unwrap_or(self.tick_at)
+        [Some(self.tick_at), self.inflight.poll_timeout(), delayed]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.tick_at)
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
@@ -344,7 +380,13 @@ impl Rpc {
         }
     }
 
-    pub(crate) fn handle_datagram(&mut self, now: Instant, socket: SocketId, from: SocketAddrV4, data: &[u8]) {
+    pub(crate) fn handle_datagram(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        from: SocketAddrV4,
+        data: &[u8],
+    ) {
         if from.port() == 0 {
             return;
         }
@@ -374,7 +416,8 @@ impl Rpc {
 
     /// Forgets a request; no event will come.
     pub(crate) fn cancel_request(&mut self, request: RequestId) {
-        self.inflight.retain(|owner| !matches!(owner, Owner::Above(id) if *id == request));
+        self.inflight
+            .retain(|owner| !matches!(owner, Owner::Above(id) if *id == request));
     }
 
     fn send(&mut self, now: Instant, ask: Ask, to_id: Option<Hash>, owner: Owner) {
@@ -396,7 +439,15 @@ impl Rpc {
         }
         .encode();
         let timeout = TRY_TIMEOUT;
-        let how = Sending { to: ask.to, to_id, owner, socket, retries: ask.retries, timeout, force: false };
+        let how = Sending {
+            to: ask.to,
+            to_id,
+            owner,
+            socket,
+            retries: ask.retries,
+            timeout,
+            force: false,
+        };
         self.transmits.extend(self.inflight.send(now, tid, datagram, how));
     }
 
@@ -433,8 +484,12 @@ impl Rpc {
 
     fn feed_from_table(&self, query: &mut Query) {
         let room = query.room();
-        let mut nodes: Vec<SocketAddrV4> =
-            self.table.closest(&query.spec.target, room).iter().map(|node| node.address).collect();
+        let mut nodes: Vec<SocketAddrV4> = self
+            .table
+            .closest(&query.spec.target, room)
+            .iter()
+            .map(|node| node.address)
+            .collect();
         if nodes.len() < room {
             nodes.extend(&self.bootstrap_nodes);
         }
@@ -444,7 +499,8 @@ impl Rpc {
     /// Stops a query; no event will come.
     pub(crate) fn cancel_query(&mut self, query: QueryId) {
         if self.queries.remove(&query).is_some() {
-            self.inflight.retain(|owner| !matches!(owner, Owner::Query(id) if *id == query));
+            self.inflight
+                .retain(|owner| !matches!(owner, Owner::Query(id) if *id == query));
         }
     }
 
@@ -454,11 +510,17 @@ impl Rpc {
                 if self.down_hints < MAX_DOWN_HINTS_PER_TICK {
                     self.down_hints += 1;
                     let value = Some(Bytes::copy_from_slice(&address::encode(down)));
-                    let ask = Ask { internal: true, value, ..Ask::new(referrer, DOWN_HINT) };
+                    let ask = Ask {
+                        internal: true,
+                        value,
+                        ..Ask::new(referrer, DOWN_HINT)
+                    };
                     self.send(now, ask, None, Owner::Nobody);
                 }
             }
-            let Some(query) = self.queries.get(&id) else { return };
+            let Some(query) = self.queries.get(&id) else {
+                return;
+            };
             let spec = &query.spec;
             let template = Ask {
                 internal: spec.internal,
@@ -468,7 +530,15 @@ impl Rpc {
                 ..Ask::new(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0), spec.command)
             };
             for to in std::mem::take(&mut steps.visit) {
-                self.send(now, Ask { to, ..template.clone() }, Some(node_id(to)), Owner::Query(id));
+                self.send(
+                    now,
+                    Ask {
+                        to,
+                        ..template.clone()
+                    },
+                    Some(node_id(to)),
+                    Owner::Query(id),
+                );
             }
             if steps.done {
                 self.finish_query(now, id);
@@ -477,7 +547,9 @@ impl Rpc {
             if !steps.wants_table {
                 return;
             }
-            let Some(mut query) = self.queries.remove(&id) else { return };
+            let Some(mut query) = self.queries.remove(&id) else {
+                return;
+            };
             self.feed_from_table(&mut query);
             steps = query.advance();
             self.queries.insert(id, query);
@@ -485,20 +557,28 @@ impl Rpc {
     }
 
     fn finish_query(&mut self, now: Instant, id: QueryId) {
-        let Some(query) = self.queries.remove(&id) else { return };
-        self.inflight.retain(|owner| !matches!(owner, Owner::Query(query) if *query == id));
+        let Some(query) = self.queries.remove(&id) else {
+            return;
+        };
+        self.inflight
+            .retain(|owner| !matches!(owner, Owner::Query(query) if *query == id));
         if let Some(position) = self.background.iter().position(|query| *query == id) {
             self.background.swap_remove(position);
             self.on_background_done(now, id);
             return;
         }
-        self.events.push_back(RpcEvent::QueryDone { query: id, closest: query.closest_replies() });
+        self.events.push_back(RpcEvent::QueryDone {
+            query: id,
+            closest: query.closest_replies(),
+        });
     }
 
     // ---- responses ----
 
     fn on_response(&mut self, now: Instant, socket: SocketId, from: SocketAddrV4, response: Response) {
-        let Some(entry) = self.inflight.settle(response.tid, from) else { return };
+        let Some(entry) = self.inflight.settle(response.tid, from) else {
+            return;
+        };
         self.counters.responses += 1;
         let reply = Reply {
             from,
@@ -513,7 +593,10 @@ impl Rpc {
         self.note_node(now, socket, from, reply.from_id, reply.to);
         match entry.owner {
             Owner::Above(request) => {
-                self.events.push_back(RpcEvent::Response { request, result: Ok(reply) });
+                self.events.push_back(RpcEvent::Response {
+                    request,
+                    result: Ok(reply),
+                });
             }
             Owner::Query(id) => self.on_query_reply(now, id, reply),
             Owner::Check { id, seen } => {
@@ -534,7 +617,9 @@ impl Rpc {
     }
 
     fn on_query_reply(&mut self, now: Instant, id: QueryId, reply: Reply) {
-        let Some(query) = self.queries.get_mut(&id) else { return };
+        let Some(query) = self.queries.get_mut(&id) else {
+            return;
+        };
         let steps = query.on_reply(&reply);
         if self.background.contains(&id) {
             // Yields to other traffic.
@@ -548,8 +633,13 @@ impl Rpc {
 
     fn on_expiry(&mut self, now: Instant, expiry: Expiry<Owner>) {
         match expiry {
-            Expiry::Slow { to, owner: Owner::Query(id) } => {
-                let Some(query) = self.queries.get_mut(&id) else { return };
+            Expiry::Slow {
+                to,
+                owner: Owner::Query(id),
+            } => {
+                let Some(query) = self.queries.get_mut(&id) else {
+                    return;
+                };
                 let steps = query.on_slow(to);
                 self.apply(now, id, steps);
             }
@@ -567,10 +657,15 @@ impl Rpc {
     fn on_no_answer(&mut self, now: Instant, to: SocketAddrV4, owner: Owner) {
         match owner {
             Owner::Above(request) => {
-                self.events.push_back(RpcEvent::Response { request, result: Err(NoAnswer) });
+                self.events.push_back(RpcEvent::Response {
+                    request,
+                    result: Err(NoAnswer),
+                });
             }
             Owner::Query(id) => {
-                let Some(query) = self.queries.get_mut(&id) else { return };
+                let Some(query) = self.queries.get_mut(&id) else {
+                    return;
+                };
                 let steps = query.on_timeout(to);
                 self.apply(now, id, steps);
             }
@@ -588,3 +683,6 @@ impl Rpc {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

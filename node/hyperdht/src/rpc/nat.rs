@@ -46,10 +46,16 @@ impl NatSampler {
         let full = self.bump(*seen.ip(), seen.port(), 2, None);
         let host = self.bump(*seen.ip(), 0, 1, Some(full));
         self.store(full, host);
-        if self.best_full.is_none_or(|best| self.hits(best) < self.hits(full)) {
+        if self
+            .best_full
+            .is_none_or(|best| self.hits(best) < self.hits(full))
+        {
             self.best_full = Some(full);
         }
-        if self.best_host.is_none_or(|best| self.hits(best) < self.hits(host)) {
+        if self
+            .best_host
+            .is_none_or(|best| self.hits(best) < self.hits(host))
+        {
             self.best_host = Some(host);
         }
         self.decide();
@@ -90,7 +96,10 @@ impl NatSampler {
 
     fn decide(&mut self) {
         let reached = |index: Option<usize>| {
-            index.and_then(|index| self.candidates.get(index)).filter(|c| c.hits >= self.threshold).copied()
+            index
+                .and_then(|index| self.candidates.get(index))
+                .filter(|c| c.hits >= self.threshold)
+                .copied()
         };
         (self.host, self.port) = match (reached(self.best_full), reached(self.best_host)) {
             (Some(full), _) => (Some(full.host), full.port),
@@ -102,7 +111,9 @@ impl NatSampler {
     fn bump(&mut self, host: Ipv4Addr, port: u16, offset: usize, in_use: Option<usize>) -> usize {
         for step in 0..LOOK_BACK {
             let position = (self.top + 4 * VOTES - offset - 2 * step) % VOTES;
-            let Some(index) = self.votes.get(position).copied() else { break };
+            let Some(index) = self.votes.get(position).copied() else {
+                break;
+            };
             if let Some(candidate) = self.candidates.get_mut(index)
                 && candidate.host == host
                 && candidate.port == port

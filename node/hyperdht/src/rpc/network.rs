@@ -9,8 +9,8 @@ use bytes::Bytes;
 use super::nat::NatSampler;
 use super::query::QuerySpec;
 use super::{
-    Ask, FIND_NODE, Hash, MORE_STABLE_TICKS, OLD_NODE, Owner, QueryId, PING_NAT, RECENT_NODE, REFRESH_TICKS, Reply, Rpc,
-    RpcEvent, SLEEPING, STABLE_TICKS, SocketId, TICK, K,
+    Ask, FIND_NODE, Hash, K, MORE_STABLE_TICKS, OLD_NODE, Owner, PING_NAT, QueryId, RECENT_NODE,
+    REFRESH_TICKS, Reply, Rpc, RpcEvent, SLEEPING, STABLE_TICKS, SocketId, TICK,
 };
 use crate::address::node_id;
 
@@ -34,7 +34,9 @@ pub(super) enum Bootstrap {
         quick_ok: bool,
     },
     /// The full test runs.
-    Checking { number: u32 },
+    Checking {
+        number: u32,
+    },
     Done,
 }
 
@@ -57,16 +59,23 @@ impl Rpc {
         self.bootstrap_nodes = nodes;
     }
 
-    /// Joins the network; [`RpcEvent::Bootstrapped`] follows, also when nobody answers. Call once.
+    /// Joins the network; [`RpcEvent::Bootstrapped`] follows, also when nobody answers. May be called again, for as long
+    /// as no node is known.
     pub(crate) fn bootstrap(&mut self, now: Instant) {
-        if matches!(self.bootstrap, Bootstrap::NotStarted) {
+        let again = matches!(self.bootstrap, Bootstrap::Done) && self.table.len() == 0;
+        if again || matches!(self.bootstrap, Bootstrap::NotStarted) {
             self.start_pass(now, 1);
         }
     }
 
     fn start_pass(&mut self, now: Instant, number: u32) {
         let query = self.allocate_query();
-        self.bootstrap = Bootstrap::Pass { number, query, asked_quick: false, quick_ok: false };
+        self.bootstrap = Bootstrap::Pass {
+            number,
+            query,
+            asked_quick: false,
+            quick_ok: false,
+        };
         let target = *self.table.id();
         self.start_background(now, query, target);
     }
@@ -74,7 +83,11 @@ impl Rpc {
     /// Looks for nodes near a random known one, so that the table stays full.
     pub(crate) fn refresh(&mut self, now: Instant) {
         let position = self.entropy.below(self.table.len().max(1));
-        let target = self.table.oldest().nth(position).map_or(*self.table.id(), |node| node.id);
+        let target = self
+            .table
+            .oldest()
+            .nth(position)
+            .map_or(*self.table.id(), |node| node.id);
         let query = self.allocate_query();
         self.start_background(now, query, target);
     }
@@ -82,13 +95,19 @@ impl Rpc {
     fn start_background(&mut self, now: Instant, query: QueryId, target: Hash) {
         self.refresh_in = REFRESH_TICKS;
         self.background.push(query);
-        let spec = QuerySpec { internal: true, concurrency: 2, ..QuerySpec::new(target, FIND_NODE) };
+        let spec = QuerySpec {
+            internal: true,
+            concurrency: 2,
+            ..QuerySpec::new(target, FIND_NODE)
+        };
         self.start_query(now, query, spec);
     }
 
     pub(super) fn on_background_reply(&mut self, now: Instant, id: QueryId, reply: &Reply) {
         let wanted = self.firewalled && self.config.firewalled.is_none() && !self.forced_persistent();
-        if let Bootstrap::Pass { query, asked_quick, .. } = &mut self.bootstrap
+        if let Bootstrap::Pass {
+            query, asked_quick, ..
+        } = &mut self.bootstrap
             && *query == id
             && !*asked_quick
             && wanted
@@ -106,7 +125,15 @@ impl Rpc {
     }
 
     pub(super) fn on_background_done(&mut self, now: Instant, id: QueryId) {
-        let Bootstrap::Pass { number, query, quick_ok, .. } = self.bootstrap else { return };
+        let Bootstrap::Pass {
+            number,
+            query,
+            quick_ok,
+            ..
+        } = self.bootstrap
+        else {
+            return;
+        };
         if query != id {
             return;
         }
@@ -130,7 +157,11 @@ impl Rpc {
 
     fn ping_nat(&self, to: SocketAddrV4) -> Ask {
         let value = Bytes::copy_from_slice(&self.config.server_port.to_le_bytes());
-        Ask { internal: true, value: Some(value), ..Ask::new(to, PING_NAT) }
+        Ask {
+            internal: true,
+            value: Some(value),
+            ..Ask::new(to, PING_NAT)
+        }
     }
 
     /// Tests reachability; `only_firewall` leaves the node ephemeral whatever comes out.
@@ -146,17 +177,33 @@ impl Rpc {
             return;
         }
         let must_ask = self.firewalled;
-        let sampler = if must_ask { NatSampler::default() } else { self.nat.clone() };
+        let sampler = if must_ask {
+            NatSampler::default()
+        } else {
+            self.nat.clone()
+        };
         let mut nodes: Vec<SocketAddrV4> = Vec::new();
         if must_ask && self.config.firewalled.is_none() {
             nodes = self.latest_nodes().take(NETWORK_CHECK_NODES).collect();
             if nodes.len() < NETWORK_CHECK_NODES {
-                nodes.extend(self.bootstrap_nodes.iter().filter(|b| !nodes.contains(b)).copied().collect::<Vec<_>>());
+                nodes.extend(
+                    self.bootstrap_nodes
+                        .iter()
+                        .filter(|b| !nodes.contains(b))
+                        .copied()
+                        .collect::<Vec<_>>(),
+                );
             }
         }
         let asked = nodes.len();
-        self.network_check =
-            Some(NetworkCheck { only_firewall, asked, pending: asked, reached: 0, sampler, before: (host, port) });
+        self.network_check = Some(NetworkCheck {
+            only_firewall,
+            asked,
+            pending: asked,
+            reached: 0,
+            sampler,
+            before: (host, port),
+        });
         if asked == 0 {
             self.judge_network(now);
             return;
@@ -168,7 +215,9 @@ impl Rpc {
     }
 
     pub(super) fn on_network_pong(&mut self, now: Instant, reply: Option<&Reply>) {
-        let Some(check) = &mut self.network_check else { return };
+        let Some(check) = &mut self.network_check else {
+            return;
+        };
         check.pending = check.pending.saturating_sub(1);
         if let Some(reply) = reply.filter(|reply| reply.socket == SocketId::SERVER) {
             check.reached += 1;
@@ -180,11 +229,14 @@ impl Rpc {
     }
 
     fn judge_network(&mut self, now: Instant) {
-        let Some(check) = self.network_check.take() else { return };
+        let Some(check) = self.network_check.take() else {
+            return;
+        };
         if self.firewalled {
             let enough = if check.asked >= NETWORK_CHECK_NODES { 3 } else { 1 };
             let same_host = check.sampler.host().is_some() && check.sampler.host() == self.nat.host();
-            let open = check.reached >= enough && same_host && check.sampler.port() == self.config.server_port;
+            let open =
+                check.reached >= enough && same_host && check.sampler.port() == self.config.server_port;
             if !open {
                 self.after_network_check(now, false);
                 return;
@@ -217,7 +269,9 @@ impl Rpc {
     }
 
     fn after_network_check(&mut self, now: Instant, passed: bool) {
-        let Bootstrap::Checking { number } = self.bootstrap else { return };
+        let Bootstrap::Checking { number } = self.bootstrap else {
+            return;
+        };
         if passed {
             self.start_pass(now, number + 1);
         } else {
@@ -292,8 +346,13 @@ impl Rpc {
             () if self.inflight.len() > 2 => 3,
             () => 5,
         };
-        let stale: Vec<Hash> =
-            self.table.oldest().take(count).filter(|node| node.pinged != tick).map(|node| node.id).collect();
+        let stale: Vec<Hash> = self
+            .table
+            .oldest()
+            .take(count)
+            .filter(|node| node.pinged != tick)
+            .map(|node| node.id)
+            .collect();
         for id in stale {
             self.check(now, &id);
         }

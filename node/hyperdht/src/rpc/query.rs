@@ -108,7 +108,11 @@ impl Query {
 
     /// How many more nodes the query could use from the table before it starts.
     pub(crate) fn room(&self) -> usize {
-        if self.spec.only_nodes { 0 } else { K.saturating_sub(self.pending.len()) }
+        if self.spec.only_nodes {
+            0
+        } else {
+            K.saturating_sub(self.pending.len())
+        }
     }
 
     /// Adds nodes of the routing table (closest first) or bootstrap nodes; they are asked after those added before.
@@ -133,7 +137,10 @@ impl Query {
 
     fn is_closer(&self, id: &Hash) -> bool {
         self.closest.len() < K
-            || self.closest.last().is_some_and(|(last, _)| self.distance(id) < self.distance(last))
+            || self
+                .closest
+                .last()
+                .is_some_and(|(last, _)| self.distance(id) < self.distance(last))
     }
 
     /// False when the node is not interesting, or no longer.
@@ -153,7 +160,8 @@ impl Query {
             Some(Seen::Done | Seen::Down) => closer,
             None if !closer || full => false,
             None => {
-                self.seen.insert(node, Seen::Pending(referrer.into_iter().collect()));
+                self.seen
+                    .insert(node, Seen::Pending(referrer.into_iter().collect()));
                 self.pending.push(node);
                 true
             }
@@ -163,7 +171,11 @@ impl Query {
     /// Visits what may be visited now. Call after every change.
     pub(crate) fn advance(&mut self) -> Steps {
         let mut steps = Steps::default();
-        let concurrency = if self.slowed_down { CONCURRENCY_SLOW } else { self.spec.concurrency };
+        let concurrency = if self.slowed_down {
+            CONCURRENCY_SLOW
+        } else {
+            self.spec.concurrency
+        };
         while self.inflight < concurrency + self.slow.len() {
             let Some(next) = self.pending.pop() else { break };
             if !self.is_closer(&node_id(next)) {
@@ -233,7 +245,9 @@ impl Query {
 
     fn keep(&mut self, id: Hash, reply: Reply) {
         let distance = self.distance(&id);
-        let position = self.closest.partition_point(|(known, _)| self.distance(known) < distance);
+        let position = self
+            .closest
+            .partition_point(|(known, _)| self.distance(known) < distance);
         if self.closest.get(position).is_some_and(|(known, _)| *known == id) {
             return;
         }

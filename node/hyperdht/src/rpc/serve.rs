@@ -4,14 +4,20 @@
 use bytes::Bytes;
 
 use super::{
-    Answer, Ask, DELAYED_PING, DOWN_HINT, Duration, ERROR_INVALID_TOKEN, ERROR_UNKNOWN_COMMAND, FIND_NODE, Hash, Incoming,
-    Inserted, Instant, K, MAX_CHECKS, MAX_DELAYED_PING, MAX_DELAYED_PINGS, MAX_REPINGS, Node, OLD_NODE, Owner, PING,
-    PING_NAT, RECENT_NODE, Request, Response, Rpc, RpcEvent, SocketAddrV4, SocketId, Tokens, Transmit, address,
-    node_id,
+    Answer, Ask, DELAYED_PING, DOWN_HINT, Duration, ERROR_INVALID_TOKEN, ERROR_UNKNOWN_COMMAND, FIND_NODE,
+    Hash, Incoming, Inserted, Instant, K, MAX_CHECKS, MAX_DELAYED_PING, MAX_DELAYED_PINGS, MAX_REPINGS, Node,
+    OLD_NODE, Owner, PING, PING_NAT, RECENT_NODE, Request, Response, Rpc, RpcEvent, SocketAddrV4, SocketId,
+    Tokens, Transmit, address, node_id,
 };
 
 impl Rpc {
-    pub(super) fn on_request(&mut self, now: Instant, socket: SocketId, from: SocketAddrV4, request: Request) {
+    pub(super) fn on_request(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        from: SocketAddrV4,
+        request: Request,
+    ) {
         let incoming = Incoming {
             tid: request.tid,
             from,
@@ -26,7 +32,12 @@ impl Rpc {
         if let Some(token) = &incoming.token
             && !self.tokens(now).is_valid(*from.ip(), token)
         {
-            let answer = Answer { error: ERROR_INVALID_TOKEN, token: true, closer_nodes: true, ..Answer::default() };
+            let answer = Answer {
+                error: ERROR_INVALID_TOKEN,
+                token: true,
+                closer_nodes: true,
+                ..Answer::default()
+            };
             self.answer(now, &incoming, answer);
             return;
         }
@@ -44,26 +55,45 @@ impl Rpc {
         match incoming.command {
             PING => self.answer(now, incoming, Answer::default()),
             PING_NAT => {
-                let Some(&[low, high]) = incoming.value.as_deref().and_then(|value| value.first_chunk()) else {
+                let Some(&[low, high]) = incoming.value.as_deref().and_then(|value| value.first_chunk())
+                else {
                     return;
                 };
                 let port = u16::from_le_bytes([low, high]);
                 if port != 0 {
                     let to = Some(SocketAddrV4::new(*incoming.from.ip(), port));
-                    self.answer(now, incoming, Answer { to, ..Answer::default() });
+                    self.answer(
+                        now,
+                        incoming,
+                        Answer {
+                            to,
+                            ..Answer::default()
+                        },
+                    );
                 }
             }
             FIND_NODE if incoming.target.is_some() => {
-                self.answer(now, incoming, Answer { closer_nodes: true, ..Answer::default() });
+                self.answer(
+                    now,
+                    incoming,
+                    Answer {
+                        closer_nodes: true,
+                        ..Answer::default()
+                    },
+                );
             }
             FIND_NODE => {}
             DOWN_HINT => {
-                let Some(hint) = incoming.value.as_deref().and_then(|value| value.first_chunk()) else { return };
+                let Some(hint) = incoming.value.as_deref().and_then(|value| value.first_chunk()) else {
+                    return;
+                };
                 self.on_down_hint(now, address::decode(*hint));
                 self.answer(now, incoming, Answer::default());
             }
             DELAYED_PING => {
-                let Some(delay) = incoming.value.as_deref().and_then(|value| value.first_chunk()) else { return };
+                let Some(delay) = incoming.value.as_deref().and_then(|value| value.first_chunk()) else {
+                    return;
+                };
                 let delay = Duration::from_millis(u32::from_le_bytes(*delay).into());
                 if delay <= MAX_DELAYED_PING && self.delayed.len() < MAX_DELAYED_PINGS {
                     self.delayed.push((now + delay, incoming.clone()));
@@ -74,8 +104,9 @@ impl Rpc {
     }
 
     pub(super) fn answer_delayed(&mut self, now: Instant) {
-        let (due, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.delayed).into_iter().partition(|(at, _)| *at <= now);
+        let (due, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.delayed)
+            .into_iter()
+            .partition(|(at, _)| *at <= now);
         self.delayed = waiting;
         for (_, incoming) in due {
             self.answer(now, &incoming, Answer::default());
@@ -88,7 +119,11 @@ impl Rpc {
         if self.checks >= MAX_CHECKS {
             return;
         }
-        let Some(node) = self.table.get_mut(&id).filter(|node| node.pinged < tick || node.down_hints == 0) else {
+        let Some(node) = self
+            .table
+            .get_mut(&id)
+            .filter(|node| node.pinged < tick || node.down_hints == 0)
+        else {
             return;
         };
         node.down_hints += 1;
@@ -98,7 +133,9 @@ impl Rpc {
     /// Pings a node of the table and drops it if it does not answer.
     pub(super) fn check(&mut self, now: Instant, id: &Hash) {
         let tick = self.tick;
-        let Some(node) = self.table.get_mut(id) else { return };
+        let Some(node) = self.table.get_mut(id) else {
+            return;
+        };
         node.pinged = tick;
         let (to, seen) = (node.address, node.seen);
         self.checks += 1;
@@ -112,7 +149,9 @@ impl Rpc {
 
     fn tokens(&mut self, now: Instant) -> &Tokens {
         let entropy = &mut self.entropy;
-        let tokens = self.tokens.get_or_insert_with(|| Tokens::new([entropy.array(), entropy.array()], now));
+        let tokens = self
+            .tokens
+            .get_or_insert_with(|| Tokens::new([entropy.array(), entropy.array()], now));
         tokens.advance(now);
         tokens
     }
@@ -123,24 +162,50 @@ impl Rpc {
         let socket = answer.socket.unwrap_or(incoming.socket);
         let token = answer.token.then(|| self.tokens(now).create(*to.ip()));
         let closer_nodes = match &incoming.target {
-            Some(target) if answer.closer_nodes => {
-                self.table.closest(target, K).iter().map(|node| node.address).collect()
-            }
+            Some(target) if answer.closer_nodes => self
+                .table
+                .closest(target, K)
+                .iter()
+                .map(|node| node.address)
+                .collect(),
             _ => Vec::new(),
         };
         let id = self.id_on(socket);
-        let response = Response { tid: incoming.tid, to, id, token, closer_nodes, error: answer.error, value: answer.value };
-        self.transmits.push_back(Transmit { socket, to, data: response.encode(), ttl: None });
+        let response = Response {
+            tid: incoming.tid,
+            to,
+            id,
+            token,
+            closer_nodes,
+            error: answer.error,
+            value: answer.value,
+        };
+        self.transmits.push_back(Transmit {
+            socket,
+            to,
+            data: response.encode(),
+            ttl: None,
+        });
     }
 
     /// Answers that the command is not served here.
     pub(crate) fn decline(&mut self, now: Instant, incoming: &Incoming) {
-        let answer = Answer { error: ERROR_UNKNOWN_COMMAND, closer_nodes: true, ..Answer::default() };
+        let answer = Answer {
+            error: ERROR_UNKNOWN_COMMAND,
+            closer_nodes: true,
+            ..Answer::default()
+        };
         self.answer(now, incoming, answer);
     }
 
     /// Passes a question on to another node under the same transaction id, with a new value.
-    pub(crate) fn relay(&mut self, incoming: &Incoming, value: Bytes, to: SocketAddrV4, socket: Option<SocketId>) {
+    pub(crate) fn relay(
+        &mut self,
+        incoming: &Incoming,
+        value: Bytes,
+        to: SocketAddrV4,
+        socket: Option<SocketId>,
+    ) {
         let socket = socket.unwrap_or(incoming.socket);
         let request = Request {
             tid: incoming.tid,
@@ -152,7 +217,12 @@ impl Rpc {
             target: incoming.target,
             value: Some(value),
         };
-        self.transmits.push_back(Transmit { socket, to, data: request.encode(), ttl: None });
+        self.transmits.push_back(Transmit {
+            socket,
+            to,
+            data: request.encode(),
+            ttl: None,
+        });
     }
 
     /// Learns from a message: that the node lives, and which address it sees us at.
@@ -209,8 +279,12 @@ impl Rpc {
             return;
         }
         let tick = self.tick;
-        let stalest =
-            self.table.row(&challenger.id).iter().filter(|n| n.pinged != tick).min_by_key(|n| (n.pinged, n.added));
+        let stalest = self
+            .table
+            .row(&challenger.id)
+            .iter()
+            .filter(|n| n.pinged != tick)
+            .min_by_key(|n| (n.pinged, n.added));
         let Some(stalest) = stalest else { return };
         if tick - stalest.pinged < RECENT_NODE && tick - stalest.added > OLD_NODE {
             return;
@@ -220,6 +294,15 @@ impl Rpc {
             node.pinged = tick;
         }
         self.repings += 1;
-        self.send(now, Ask::ping(to), None, Owner::Challenge { id, seen, challenger: Box::new(challenger) });
+        self.send(
+            now,
+            Ask::ping(to),
+            None,
+            Owner::Challenge {
+                id,
+                seen,
+                challenger: Box::new(challenger),
+            },
+        );
     }
 }

@@ -30,7 +30,16 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(id: Hash, address: SocketAddrV4, tick: u64) -> Self {
-        Self { id, address, sampled: 0, added: tick, pinged: tick, seen: tick, down_hints: 0, recency: 0 }
+        Self {
+            id,
+            address,
+            sampled: 0,
+            added: tick,
+            pinged: tick,
+            seen: tick,
+            down_hints: 0,
+            recency: 0,
+        }
     }
 }
 
@@ -54,7 +63,12 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(id: Hash) -> Self {
-        Self { id, rows: vec![Vec::new(); ROWS], by_recency: BTreeMap::new(), next_recency: 1 }
+        Self {
+            id,
+            rows: vec![Vec::new(); ROWS],
+            by_recency: BTreeMap::new(),
+            next_recency: 1,
+        }
     }
 
     pub(crate) fn id(&self) -> &Hash {
@@ -79,7 +93,9 @@ impl Table {
             return Inserted::Ignored;
         }
         let row_index = self.row_of(&node.id);
-        let Some(row) = self.rows.get_mut(row_index) else { return Inserted::Ignored };
+        let Some(row) = self.rows.get_mut(row_index) else {
+            return Inserted::Ignored;
+        };
         match row.binary_search_by(|known| known.id.cmp(&node.id)) {
             Ok(_) => Inserted::Ignored,
             Err(_) if row.len() >= K => Inserted::RowFull,
@@ -95,7 +111,9 @@ impl Table {
 
     pub(crate) fn get(&self, id: &Hash) -> Option<&Node> {
         let row = self.rows.get(self.row_of(id))?;
-        row.binary_search_by(|known| known.id.cmp(id)).ok().and_then(|position| row.get(position))
+        row.binary_search_by(|known| known.id.cmp(id))
+            .ok()
+            .and_then(|position| row.get(position))
     }
 
     pub(crate) fn get_mut(&mut self, id: &Hash) -> Option<&mut Node> {

@@ -23,7 +23,10 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     pub(crate) fn new(secrets: [Hash; 2], now: Instant) -> Self {
-        Self { secrets, rotate_at: now + ROTATION }
+        Self {
+            secrets,
+            rotate_at: now + ROTATION,
+        }
     }
 
     pub(crate) fn create(&self, host: Ipv4Addr) -> Hash {

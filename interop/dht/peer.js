@@ -1,0 +1,221 @@
+// A JavaScript peer under remote control: one JSON command per line on stdin, one JSON answer per line on stdout.
+// Everything binds to 127.0.0.1. The process ends when stdin closes.
+const readline = require('readline')
+const DHT = require('hyperdht')
+const Hyperswarm = require('hyperswarm')
+const createTestnet = require('hyperdht/testnet')
+
+const HOST = '127.0.0.1'
+const closables = new Map()
+let nextHandle = 1
+
+function keep (close, extra = {}) {
+  const handle = nextHandle++
+  closables.set(handle, { close, ...extra })
+  return handle
+}
+
+function parse (address) {
+  const [host, port] = address.split(':')
+  return { host, port: Number(port) }
+}
+
+// firewalled: true (and stays so), false, or absent for the default node that finds out for itself.
+function createNode ({ bootstrap, firewalled, port }) {
+  const opts = { bootstrap: (bootstrap || []).map(parse), host: HOST }
+  if (firewalled !== undefined && firewalled !== null) opts.firewalled = firewalled
+  if (firewalled === true) opts.quickFirewall = false
+  if (port) opts.port = port
+  return new DHT(opts)
+}
+
+function seed (n) {
+  return n === undefined || n === null ? undefined : Buffer.alloc(32, n)
+}
+
+function echo (socket) {
+  socket.on('error', () => {})
+  socket.on('data', (data) => socket.write(data))
+  socket.on('end', () => socket.end())
+}
+
+// Connects once and waits for the echo of one message.
+function once (node, publicKey, opts, timeout) {
+  return new Promise((resolve) => {
+    const start = Date.now()
+    const socket = node.connect(publicKey, opts)
+    const timer = setTimeout(() => done('no echo in ' + timeout + ' ms'), timeout)
+    let settled = false
+    function done (error) {
+      if (settled) return
+      settled = true
+      clearTimeout(timer)
+      socket.destroy()
+      resolve({ error, ms: Date.now() - start })
+    }
+    socket.on('error', (err) => done(err.code || err.message))
+    socket.on('close', () => done('closed'))
+    socket.on('open', () => socket.write(Buffer.from('hello')))
+    socket.on('data', (data) => done(data.toString() === 'hello' ? null : 'wrong echo'))
+  })
+}
+
+const commands = {
+  async testnet ({ size }) {
+    const testnet = await createTestnet(size, { host: HOST })
+    keep(() => testnet.destroy())
+    return { bootstrap: testnet.bootstrap.map((b) => b.host + ':' + b.port) }
+  },
+
+  async listen (args) {
+    const node = createNode(args)
+    await node.fullyBootstrapped()
+    const stats = { connections: 0, sockets: new Set() }
+    const opts = args.local === false ? { shareLocalAddress: false } : {}
+    const server = node.createServer(opts, (socket) => {
+      stats.connections++
+      stats.sockets.add(socket)
+      socket.on('close', () => stats.sockets.delete(socket))
+      echo(socket)
+    })
+    const keyPair = args.seed === undefined ? DHT.keyPair() : DHT.keyPair(seed(args.seed))
+    await server.listen(keyPair)
+    const handle = keep(() => node.destroy(), { stats })
+    const address = node.remoteAddress()
+    return {
+      handle,
+      publicKey: keyPair.publicKey.toString('hex'),
+      firewalled: node.firewalled,
+      remoteAddress: address && address.host + ':' + address.port,
+      port: node.io.serverSocket.address().port
+    }
+  },
+
+  async connect (args) {
+    const { publicKey, count = 1, fresh = false, timeout = 8000 } = args
+    const key = Buffer.from(publicKey, 'hex')
+    let node = null
+    let ok = 0
+    const errors = {}
+    const ms = []
+    for (let i = 0; i < count; i++) {
+      if (node === null || fresh) {
+        if (node) await node.destroy()
+        node = createNode(args)
+        if (args.bootstrapped !== false) await node.fullyBootstrapped()
+      }
+      const opts = { keyPair: DHT.keyPair() }
+      if (args.local === false) opts.localConnection = false
+      if (args.fastOpen === false) opts.fastOpen = false
+      if (args.relayAddresses) opts.relayAddresses = args.relayAddresses.map(parse)
+      const result = await once(node, key, opts, timeout)
+      if (result.error) errors[result.error] = (errors[result.error] || 0) + 1
+      else ok++
+      ms.push(result.ms)
+    }
+    const firewalled = node.firewalled
+    await node.destroy()
+    ms.sort((a, b) => a - b)
+    return { ok, errors, firewalled, median: ms[ms.length >> 1], max: ms[ms.length - 1] }
+  },
+
+  async lookup (args) {
+    const node = createNode(args)
+    await node.fullyBootstrapped()
+    const found = new Set()
+    for await (const data of node.lookup(Buffer.from(args.topic, 'hex'))) {
+      for (const peer of data.peers) found.add(peer.publicKey.toString('hex'))
+    }
+    await node.destroy()
+    return { peers: [...found] }
+  },
+
+  async announce (args) {
+    const node = createNode(args)
+    await node.fullyBootstrapped()
+    const keyPair = DHT.keyPair()
+    await node.announce(Buffer.from(args.topic, 'hex'), keyPair, []).finished()
+    keep(() => node.destroy())
+    return { publicKey: keyPair.publicKey.toString('hex') }
+  },
+
+  async put (args) {
+    const node = createNode(args)
+    await node.fullyBootstrapped()
+    const keyPair = DHT.keyPair(seed(args.seed))
+    await node.mutablePut(keyPair, Buffer.from(args.mutable), { seq: args.seq })
+    const { hash } = await node.immutablePut(Buffer.from(args.immutable))
+    await node.destroy()
+    return { publicKey: keyPair.publicKey.toString('hex'), hash: hash.toString('hex') }
+  },
+
+  async get (args) {
+    const node = createNode(args)
+    await node.fullyBootstrapped()
+    const mutable = await node.mutableGet(Buffer.from(args.publicKey, 'hex'), { latest: true })
+    const immutable = await node.immutableGet(Buffer.from(args.hash, 'hex'))
+    await node.destroy()
+    return {
+      mutable: mutable && mutable.value.toString(),
+      seq: mutable && mutable.seq,
+      immutable: immutable && immutable.value.toString()
+    }
+  },
+
+  async swarm (args) {
+    const node = createNode(args)
+    const swarm = new Hyperswarm({ dht: node, seed: seed(args.seed) })
+    const stats = { connections: 0, echoes: 0, keys: new Set() }
+    swarm.on('connection', (socket) => {
+      stats.connections++
+      stats.keys.add(socket.remotePublicKey.toString('hex'))
+      socket.on('error', () => {})
+      let sent = false
+      socket.on('data', (data) => {
+        if (data.toString() === 'hello from js') stats.echoes++
+        else socket.write(data)
+      })
+      if (!sent) socket.write(Buffer.from('hello from js'))
+      sent = true
+    })
+    const discovery = swarm.join(Buffer.from(args.topic, 'hex'), { server: args.server, client: args.client })
+    await discovery.flushed()
+    if (args.flush) await swarm.flush()
+    const handle = keep(() => swarm.destroy(), { stats, swarm })
+    return { handle, publicKey: swarm.keyPair.publicKey.toString('hex') }
+  },
+
+  async stats ({ handle }) {
+    const { stats, swarm } = closables.get(handle)
+    return {
+      connections: stats.connections,
+      open: swarm ? swarm.connections.size : stats.sockets.size,
+      echoes: stats.echoes,
+      keys: stats.keys ? [...stats.keys] : undefined
+    }
+  },
+
+  async close ({ handle }) {
+    const entry = closables.get(handle)
+    closables.delete(handle)
+    await entry.close()
+    return {}
+  }
+}
+
+process.on('uncaughtException', (err) => {
+  process.stderr.write('uncaught: ' + err.stack + '\n')
+})
+
+const lines = readline.createInterface({ input: process.stdin })
+lines.on('line', async (line) => {
+  const request = JSON.parse(line)
+  let answer
+  try {
+    answer = await commands[request.cmd](request)
+  } catch (err) {
+    answer = { error: err.stack || String(err) }
+  }
+  process.stdout.write(JSON.stringify({ id: request.id, ...answer }) + '\n')
+})
+lines.on('close', () => process.exit(0))

@@ -1,0 +1,92 @@
+//! Health and metrics, for the kubelet and for Prometheus: `/livez`, `/readyz`, `/metrics`.
+//!
+//! Labels are bounded: an archive's discovery key, of which a cloud has at most its quota. The key itself is
+//! a capability to read and stays out of metrics.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::node::Node;
+
+/// The router of the ops listener.
+pub fn router(node: Arc<Node>) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(node)
+}
+
+async fn readyz(State(node): State<Arc<Node>>) -> Response {
+    match node.not_ready() {
+        None => "ok".into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason).into_response(),
+    }
+}
+
+async fn metrics(State(node): State<Arc<Node>>) -> Response {
+    let mut registry = Registry::with_prefix("cumulet_node");
+    registry.register_collector(Box::new(Snapshot(node)));
+    let mut body = String::new();
+    if text::encode(&mut body, &registry).is_err() {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], body).into_response()
+}
+
+/// Reads the node's numbers at the moment of the scrape: no second set of counters to keep in step.
+#[derive(Debug)]
+struct Snapshot(Arc<Node>);
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let node = self.0.status();
+        let mut gauge = |name: &str, help: &str, unit: Option<Unit>, value: u64| {
+            let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            let encoder = encoder.encode_descriptor(name, help, unit.as_ref(), metric.metric_type())?;
+            metric.encode(encoder)
+        };
+        gauge("peers", "Connections open.", None, node.peers.into())?;
+        gauge("archives", "Archives pinned.", None, node.archives.into())?;
+        gauge("stored", "Bytes of blocks held.", Some(Unit::Bytes), node.bytes_stored)?;
+        gauge("durable_lag", "Age of the oldest block without backup.", Some(Unit::Seconds), node.durable_lag_seconds)?;
+        let archives = self.0.archives();
+        let rows: [(&str, &str, fn(&cumulet_api::ArchiveStatus) -> u64); 4] = [
+            ("archive_length", "Blocks of the archive's own core.", |a| a.length),
+            ("archive_stored_blocks", "Blocks held over all of the archive's cores.", |a| a.stored_blocks),
+            ("archive_durable_length", "Length up to which everything held is backed up.", |a| a.durable_length),
+            ("archive_peers", "Peers that opened one of the archive's cores.", |a| a.peers.into()),
+        ];
+        for (name, help, read) in rows {
+            let kind = ConstGauge::new(0_i64).metric_type();
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for archive in &archives {
+                let metric = ConstGauge::new(i64::try_from(read(archive)).unwrap_or(i64::MAX));
+                metric.encode(family.encode_family(&[("discovery_key", archive.discovery_key.as_str())])?)?;
+            }
+        }
+        let counters: [(&str, &str, fn(&cumulet_api::ArchiveStatus) -> u64); 2] = [
+            ("archive_uploaded", "Block payload bytes sent to peers.", |a| a.uploaded_bytes),
+            ("archive_downloaded", "Block payload bytes accepted from peers.", |a| a.downloaded_bytes),
+        ];
+        for (name, help, read) in counters {
+            let kind = ConstCounter::new(0_u64).metric_type();
+            let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Bytes), kind)?;
+            for archive in &archives {
+                let metric = ConstCounter::new(read(archive));
+                metric.encode(family.encode_family(&[("discovery_key", archive.discovery_key.as_str())])?)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,373 @@
+//! Replication of one core with many peers, without IO: messages and time in, messages, timers and events out.
+//!
+//! A [`Replicator`] is told of each peer whose channel opened and whose capability was checked, fed with that peer's
+//! messages, and asked for what to send. It decides what to ask of whom ([`download`]) and answers what peers ask
+//! ([`upload`]); what a peer has is kept in [`have`]. The core itself sits behind [`Replica`], which verifies everything
+//! before it stores it.
+//!
+//! Invariants: memory is bounded whatever a peer says: claims are intervals or windows that were asked for, queues have
+//! limits, and nothing is sized by a claimed length. A peer that proves something false is never asked again.
+//!
+//! What it does not do: open channels, frame messages, sync to disk, or decide which blocks are wanted.
+//!
+//! Source: npm hypercore 11.37 `lib/replicator.js`, `lib/wants.js`.
+
+mod download;
+mod have;
+mod peer;
+mod replica;
+mod upload;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::messages::{self, Message};
+
+pub use have::BlockSet;
+pub use replica::{Applied, ApplyError, ProveError, Replica};
+
+use download::InFlight;
+use peer::Peer;
+
+/// One connection's channel of this core; the driver chooses the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerId(pub u64);
+
+/// Requests in flight per peer when the driver doesn't know better: what JS uses on streams other than UDX.
+pub const DEFAULT_IN_FLIGHT: usize = 48;
+/// Most requests in flight per peer (JS's upper limit).
+pub const MAX_IN_FLIGHT: usize = 512;
+/// Requests of one peer that wait for an answer here; JS never has more in flight.
+pub const MAX_QUEUED_REQUESTS: usize = 1024;
+/// Requests that can't be proven before the peer is given up (JS: 64).
+pub const MAX_INVALID_REQUESTS: u32 = 64;
+/// Refusals before nothing more is asked of a peer until it announces something new (JS: 32).
+pub const MAX_REFUSALS: u32 = 32;
+/// Blocks at the end of a core that are announced to everyone as they arrive (JS `LAST_BLOCKS`).
+pub const ANNOUNCED_TAIL: u64 = 256;
+/// Longest a request may go unanswered before others are asked: well above any satellink round trip.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Timeouts in a row before nothing more is asked of a peer.
+pub const MAX_TIMEOUTS: u32 = 3;
+
+/// Why a peer's channel must be closed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PeerFault {
+    /// It proved something that isn't so.
+    #[error("the peer sent a proof that doesn't verify: {0}")]
+    BadProof(String),
+    /// It asks for impossible things, or for too many at once.
+    #[error("the peer's requests are invalid or too many")]
+    BadRequests,
+    /// The message is for a peer that isn't there (any more).
+    #[error("no such peer")]
+    Unknown,
+    /// Our own storage failed; the peer is not to blame.
+    #[error("failed to use the core's storage: {0}")]
+    Storage(String),
+}
+
+/// Something that happened, for whoever waits for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A block was verified and stored (not yet synced).
+    BlockStored {
+        /// Which.
+        index: u64,
+        /// Its bytes.
+        bytes: u64,
+        /// Who sent it.
+        from: PeerId,
+    },
+    /// The tree grew.
+    Upgraded {
+        /// Blocks before.
+        from: u64,
+        /// Blocks now.
+        length: u64,
+    },
+    /// The core was rewritten from a block on; what came after is gone.
+    Reorganized {
+        /// First block that changed.
+        from: u64,
+        /// Blocks now.
+        length: u64,
+        /// Fork now.
+        fork: u64,
+    },
+    /// A block was sent.
+    BlockSent {
+        /// Which.
+        index: u64,
+        /// Its bytes.
+        bytes: u64,
+        /// To whom.
+        to: PeerId,
+    },
+}
+
+/// The replication state of one core. See the module.
+#[derive(Debug)]
+pub struct Replicator {
+    peers: BTreeMap<PeerId, Peer>,
+    downloading: bool,
+    next_request: u64,
+    in_flight: HashMap<u64, InFlight>,
+    /// Blocks being asked for, with the request.
+    blocks_in_flight: HashMap<u64, u64>,
+    upgrade_in_flight: Option<u64>,
+    /// Blocks that somebody waits for.
+    urgent: BTreeSet<u64>,
+    /// Blocks that are wanted without hurry.
+    wanted: BlockSet,
+    /// Wanted blocks whose request failed: looked at before every peer's own scan.
+    again: BTreeSet<u64>,
+    outputs: VecDeque<(PeerId, Message)>,
+    events: VecDeque<Event>,
+}
+
+impl Default for Replicator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Replicator {
+    /// A core without peers. It says that it downloads until [`Replicator::set_downloading`] says otherwise.
+    pub fn new() -> Self {
+        Self {
+            peers: BTreeMap::new(),
+            downloading: true,
+            next_request: 1,
+            in_flight: HashMap::new(),
+            blocks_in_flight: HashMap::new(),
+            upgrade_in_flight: None,
+            urgent: BTreeSet::new(),
+            wanted: BlockSet::default(),
+            again: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// A peer's channel opened and its capability was right. Says hello and begins to ask.
+    pub fn add_peer(&mut self, id: PeerId, core: &mut impl Replica, now: Instant) {
+        self.peers.insert(id, Peer::new(DEFAULT_IN_FLIGHT));
+        self.send_sync(id, core);
+        let contiguous = core.contiguous_length();
+        if contiguous > 0 {
+            self.send(
+                id,
+                Message::Range(messages::Range {
+                    drop: false,
+                    start: 0,
+                    length: contiguous,
+                }),
+            );
+        }
+        self.schedule(core, now);
+    }
+
+    /// A peer is gone; what was asked of it is asked of others.
+    pub fn remove_peer(&mut self, id: PeerId, core: &mut impl Replica, now: Instant) {
+        if self.peers.remove(&id).is_none() {
+            return;
+        }
+        let requests: Vec<u64> = self
+            .in_flight
+            .iter()
+            .filter(|(_, asked)| asked.peer == id)
+            .map(|(request, _)| *request)
+            .collect();
+        for request in requests {
+            self.give_up(request);
+        }
+        self.outputs.retain(|(to, _)| *to != id);
+        self.schedule(core, now);
+    }
+
+    /// Peers whose channel is open.
+    pub fn peers(&self) -> impl ExactSizeIterator<Item = PeerId> + '_ {
+        self.peers.keys().copied()
+    }
+
+    /// The longest core that any peer of our fork claims, proven or not; 0 without peers.
+    pub fn claimed_length(&self, core: &impl Replica) -> u64 {
+        let same_fork = self.peers.values().filter(|peer| peer.remote.fork == core.fork());
+        same_fork.map(|peer| peer.remote.length).max().unwrap_or(0)
+    }
+
+    /// Requests that a peer may have in flight: from round trip and bandwidth, which the driver knows.
+    pub fn set_in_flight_limit(&mut self, id: PeerId, limit: usize) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.limit = limit.clamp(1, MAX_IN_FLIGHT);
+        }
+    }
+
+    /// Whether this side wants data at all; tells every peer.
+    pub fn set_downloading(&mut self, downloading: bool, core: &mut impl Replica) {
+        if std::mem::replace(&mut self.downloading, downloading) != downloading {
+            self.broadcast_sync(core);
+        }
+    }
+
+    /// Somebody waits for a block. It is asked for before all others, once it is below the core's length.
+    pub fn want_block(&mut self, index: u64, core: &mut impl Replica, now: Instant) {
+        if !core.has(index) {
+            self.urgent.insert(index);
+            self.schedule(core, now);
+        }
+    }
+
+    /// Nobody waits for a block any more.
+    pub fn cancel_block(&mut self, index: u64) {
+        self.urgent.remove(&index);
+    }
+
+    /// Wants the blocks of a range, those beyond the core's length as soon as they exist. `u64::MAX` as end means for ever.
+    pub fn want_range(&mut self, range: Range<u64>, core: &mut impl Replica, now: Instant) {
+        self.wanted.insert(range.clone());
+        for peer in self.peers.values_mut() {
+            peer.rescan_from(range.start);
+        }
+        self.schedule(core, now);
+    }
+
+    /// Wants nothing but what somebody waits for.
+    pub fn clear_wanted(&mut self) {
+        self.wanted = BlockSet::default();
+        self.again.clear();
+    }
+
+    /// The core changed by other means than a peer's message (append, import, clear): tells peers and asks on.
+    pub fn local_change(&mut self, changed: Range<u64>, core: &mut impl Replica, now: Instant) {
+        for id in self.peers.keys().copied().collect::<Vec<_>>() {
+            if !changed.is_empty() {
+                self.announce_to(id, changed.clone(), core);
+            }
+            self.send_sync(id, core);
+        }
+        self.settle_blocks(core);
+        self.schedule(core, now);
+    }
+
+    /// Handles a message. After an error the peer must be removed and its channel closed, unless the error is
+    /// [`PeerFault::Storage`].
+    pub fn on_message(
+        &mut self,
+        id: PeerId,
+        message: Message,
+        core: &mut impl Replica,
+        now: Instant,
+    ) -> Result<(), PeerFault> {
+        let peer = self.peers.get_mut(&id).ok_or(PeerFault::Unknown)?;
+        match message {
+            Message::Sync(sync) => self.on_sync(id, &sync, core),
+            Message::Request(request) => return peer.enqueue(request),
+            Message::Cancel(cancel) => {
+                peer.uploads.retain(|request| request.id != cancel.request);
+                return Ok(());
+            }
+            Message::Data(data) => self.on_data(id, data, core, now)?,
+            Message::NoData(no_data) => self.on_no_data(id, &no_data),
+            Message::Want(want) => return self.on_want(id, &want, core),
+            Message::Unwant(unwant) => {
+                peer.wants.remove(unwant.start, unwant.length);
+                return Ok(());
+            }
+            Message::Bitfield(bitfield) => peer.on_bitfield(&bitfield),
+            Message::Range(range) => peer.on_range(&range),
+            Message::Extension(_) => return Ok(()),
+        }
+        self.schedule(core, now);
+        Ok(())
+    }
+
+    /// When [`Replicator::on_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.in_flight
+            .values()
+            .map(|asked| asked.sent + REQUEST_TIMEOUT)
+            .min()
+    }
+
+    /// Takes back requests that were not answered in time, and asks others.
+    pub fn on_timeout(&mut self, core: &mut impl Replica, now: Instant) {
+        let late: Vec<(u64, PeerId)> = self
+            .in_flight
+            .iter()
+            .filter(|(_, asked)| asked.sent + REQUEST_TIMEOUT <= now)
+            .map(|(request, asked)| (*request, asked.peer))
+            .collect();
+        for (request, id) in late {
+            self.give_up(request);
+            self.send(id, Message::Cancel(messages::Cancel { request }));
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.timeouts += 1;
+            }
+        }
+        self.schedule(core, now);
+    }
+
+    /// The next message to send, other than the uploads of [`Replicator::next_upload`].
+    pub fn poll_output(&mut self) -> Option<(PeerId, Message)> {
+        self.outputs.pop_front()
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn send(&mut self, to: PeerId, message: Message) {
+        self.outputs.push_back((to, message));
+    }
+
+    fn broadcast_sync(&mut self, core: &mut impl Replica) {
+        for id in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.send_sync(id, core);
+        }
+    }
+
+    fn send_sync(&mut self, id: PeerId, core: &mut impl Replica) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let (fork, length) = (core.fork(), core.length());
+        let remote_length = if peer.remote.fork == fork {
+            peer.remote.length
+        } else {
+            0
+        };
+        let can_upgrade = length > remote_length && core.can_prove_from(remote_length);
+        let sync = messages::Sync {
+            fork,
+            length,
+            remote_length,
+            can_upgrade,
+            uploading: true,
+            downloading: self.downloading,
+            has_manifest: core.has_manifest(),
+            allow_push: false,
+        };
+        self.send(id, Message::Sync(sync));
+    }
+
+    fn on_sync(&mut self, id: PeerId, sync: &messages::Sync, core: &mut impl Replica) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let first_or_new = peer.remote.length != sync.length || peer.remote.fork != sync.fork || !peer.synced;
+        peer.remote = *sync;
+        peer.synced = true;
+        if first_or_new {
+            peer.rescan_from(0);
+        }
+        // A reader upgrades only when the last Sync it got showed its own length back.
+        if first_or_new && sync.fork == core.fork() && core.length() > sync.length {
+            self.send_sync(id, core);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! Answering peers: what they are told about our blocks, and the proofs they ask for.
+
+use std::ops::Range;
+
+use super::have::WINDOW;
+use super::{
+    ANNOUNCED_TAIL, Event, MAX_INVALID_REQUESTS, PeerFault, PeerId, ProveError, Replica, Replicator,
+};
+use crate::messages::{self, Message, Request};
+use crate::proof::Proof;
+
+/// NoData reason: not stored here, or another fork.
+const NOT_AVAILABLE: u64 = 1;
+/// NoData reason: no proof of that shape exists.
+const INVALID_REQUEST: u64 = 2;
+
+impl Replicator {
+    /// Whether a peer waits for answers.
+    pub fn has_uploads(&self, id: PeerId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| !peer.uploads.is_empty())
+    }
+
+    /// The answer to the next request of a peer. The driver asks when the peer's connection has room: that is what
+    /// bounds the memory of uploads.
+    pub fn next_upload(&mut self, id: PeerId, core: &mut impl Replica) -> Result<Option<Message>, PeerFault> {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return Err(PeerFault::Unknown);
+        };
+        let Some(request) = peer.uploads.pop_front() else {
+            return Ok(None);
+        };
+        let no_data = |reason| {
+            Message::NoData(messages::NoData {
+                request: request.id,
+                reason,
+            })
+        };
+        if request.fork != core.fork() {
+            return Ok(Some(
+                manifest_only(&request, core).unwrap_or_else(|| no_data(NOT_AVAILABLE)),
+            ));
+        }
+        match core.prove(&request) {
+            Ok(proof) => {
+                if let Some(block) = &proof.block {
+                    let (index, bytes) = (block.index, block.value.len() as u64);
+                    self.events.push_back(Event::BlockSent { index, bytes, to: id });
+                }
+                Ok(Some(Message::Data(messages::Data {
+                    request: request.id,
+                    proof,
+                })))
+            }
+            Err(ProveError::NotHere) => Ok(Some(
+                manifest_only(&request, core).unwrap_or_else(|| no_data(NOT_AVAILABLE)),
+            )),
+            Err(ProveError::Storage(error)) => Err(PeerFault::Storage(error)),
+            Err(ProveError::Invalid(_)) => {
+                peer.invalid_requests += 1;
+                if peer.invalid_requests >= MAX_INVALID_REQUESTS {
+                    return Err(PeerFault::BadRequests);
+                }
+                Ok(Some(no_data(INVALID_REQUEST)))
+            }
+        }
+    }
+
+    pub(super) fn on_want(
+        &mut self,
+        id: PeerId,
+        want: &messages::Want,
+        core: &mut impl Replica,
+    ) -> Result<(), PeerFault> {
+        let Some(end) = want
+            .start
+            .checked_add(want.length)
+            .filter(|_| want.length <= WINDOW)
+        else {
+            return Err(PeerFault::BadRequests);
+        };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return Ok(());
+        };
+        peer.wants.insert(want.start, want.length);
+        let (contiguous, length) = (core.contiguous_length(), core.length());
+        if contiguous > 0
+            && (contiguous == length || end < contiguous || (want.any && want.start < contiguous))
+        {
+            self.send(
+                id,
+                Message::Range(messages::Range {
+                    drop: false,
+                    start: 0,
+                    length: contiguous,
+                }),
+            );
+            return Ok(());
+        }
+        let end = end.min(length);
+        if want.any {
+            if let Some(start) = (want.start..end).find(|block| core.has(*block)) {
+                self.send(
+                    id,
+                    Message::Range(messages::Range {
+                        drop: false,
+                        start,
+                        length: 1,
+                    }),
+                );
+            }
+            return Ok(());
+        }
+        let start = want.start / 32 * 32;
+        if start < end {
+            let words = (start..end).step_by(32).map(|first| {
+                (first..(first + 32).min(end))
+                    .fold(0, |word, block| word | u32::from(core.has(block)) << (block % 32))
+            });
+            let bitfield = messages::BitfieldMessage {
+                start,
+                words: words.collect(),
+            };
+            self.send(id, Message::Bitfield(bitfield));
+        }
+        Ok(())
+    }
+
+    /// Tells every peer but the sender about blocks that arrived.
+    pub(super) fn announce(&mut self, blocks: &Range<u64>, core: &impl Replica, except: PeerId) {
+        for id in self
+            .peers
+            .keys()
+            .copied()
+            .filter(|id| *id != except)
+            .collect::<Vec<_>>()
+        {
+            self.announce_to(id, blocks.clone(), core);
+        }
+    }
+
+    pub(super) fn announce_to(&mut self, id: PeerId, blocks: Range<u64>, core: &impl Replica) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let length = core.length();
+        let range = if core.contiguous_length() == length {
+            if peer.told_contiguous == length {
+                return;
+            }
+            peer.told_contiguous = length;
+            0..length
+        } else {
+            let known = blocks.clone().all(|block| peer.blocks.contains(block));
+            let tail = blocks.start + ANNOUNCED_TAIL >= length;
+            if known || !(tail || peer.wants.cover(&blocks)) {
+                return;
+            }
+            blocks
+        };
+        let length = range.end - range.start;
+        self.send(
+            id,
+            Message::Range(messages::Range {
+                drop: false,
+                start: range.start,
+                length,
+            }),
+        );
+    }
+}
+
+/// The manifest alone, for a peer that asked for it along with something we don't have.
+fn manifest_only(request: &Request, core: &mut impl Replica) -> Option<Message> {
+    if !request.manifest || !core.has_manifest() {
+        return None;
+    }
+    let manifest = Request {
+        id: request.id,
+        fork: core.fork(),
+        manifest: true,
+        ..Request::default()
+    };
+    let proof: Proof = core.prove(&manifest).ok()?;
+    Some(Message::Data(messages::Data {
+        request: request.id,
+        proof,
+    }))
+}

@@ -1,0 +1,467 @@
+//! A core's state in a directory: a head log that is appended to, and sealed segment files (`docs/format/head-log.md`).
+//!
+//! Changes go to the log as one batch of records; a batch that a crash tore is cut when the storage is opened, and told by
+//! [`DiskStorage::torn_tail`]. When enough blocks lie in the log, whole subtrees are written as segments (temporary file,
+//! sync, rename, sync of the directory, only then a record in the log), and when most of the log is dead it is written
+//! anew. So an open core costs memory for its head and a small entry per segment, not for its blocks.
+//!
+//! Invariants: a block or node is findable either in the log or in a segment at any moment of any crash; files are removed
+//! only after the log that no longer needs them is durable; descriptors are bounded by the shared [`Files`].
+//!
+//! What it does not do: it verifies no hash paths (the core does), and the log is not encrypted (segments are, when a
+//! content key is given).
+
+mod files;
+mod index;
+mod log;
+mod seal;
+mod sidecar;
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use self::files::failed;
+use self::index::Index;
+use self::log::{Batch, BlockPlace, Record, Sealed};
+use super::{Changes, Head, ImportedSegment, Storage, StorageError};
+use crate::bitfield::Bitfield;
+use crate::crypto::Hash;
+use crate::flat_tree;
+use crate::manifest::Manifest;
+use crate::node::Node;
+use crate::segment::{ContentCipher, Place, SegmentId};
+
+pub use files::{DEFAULT_OPEN_FILES, Faults, Files};
+
+/// Name of the log in a core's directory.
+const LOG_NAME: &str = "head.log";
+/// Name of what was cut from a torn log.
+const TORN_NAME: &str = "head.log.torn";
+
+/// When the log is sealed and compacted. The defaults keep the log of a full core within a few segments; tests use
+/// smaller ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Block bytes in the log above which finished segments are sealed.
+    pub seal_bytes: u64,
+    /// Block bytes in the log above which unfinished subtrees are sealed as well, so that a sparse core stays bounded.
+    pub spill_bytes: u64,
+    /// Smallest subtree that is sealed unfinished: smaller ones would make too many files.
+    pub spill_min_bytes: u64,
+    /// Nodes in memory above which finished segments are sealed: many tiny blocks.
+    pub seal_nodes: usize,
+    /// Dead log bytes that are tolerated on top of the live ones before the log is written anew.
+    pub dead_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            seal_bytes: 8 << 20,
+            spill_bytes: 64 << 20,
+            spill_min_bytes: 64 << 10,
+            seal_nodes: 1 << 16,
+            dead_bytes: 4 << 20,
+        }
+    }
+}
+
+/// How a core's directory is opened.
+#[derive(Debug, Clone, Default)]
+pub struct DiskOptions {
+    /// Open files, shared by all cores of a store.
+    pub files: Files,
+    /// Encrypts sealed segments; without it they are plain.
+    pub cipher: Option<ContentCipher>,
+    /// When to seal and compact.
+    pub limits: Limits,
+    /// Open a damaged log for reading what lies before the damage; changes are refused then.
+    pub salvage: bool,
+}
+
+/// The storage of one core in one directory.
+#[derive(Debug)]
+pub struct DiskStorage {
+    dir: PathBuf,
+    log: PathBuf,
+    discovery_key: Hash,
+    files: Files,
+    cipher: Option<ContentCipher>,
+    limits: Limits,
+    index: Index,
+    generation: u64,
+    log_bytes: u64,
+    /// Bytes of the log that are synced.
+    durable_bytes: u64,
+    /// The log while it has bytes that are not synced.
+    dirty: Option<Arc<File>>,
+    /// Bytes that were cut from a torn log when it was opened.
+    cut_bytes: u64,
+    closed: bool,
+    /// Why the last sealing or compaction failed, and the log length at which it is tried again.
+    maintenance: Option<(StorageError, u64)>,
+}
+
+impl DiskStorage {
+    /// Opens the directory of a core, making it when it isn't there. A torn tail of the log, which never was
+    /// acknowledged, is cut and kept in a file beside it; damage to durable bytes is an error that names the place.
+    pub fn open(dir: &Path, discovery_key: Hash, options: DiskOptions) -> Result<Self, StorageError> {
+        let (log, segments) = (dir.join(LOG_NAME), dir.join("segments"));
+        let files = options.files;
+        fs::create_dir_all(&segments).map_err(failed("create", &segments))?;
+        if !log.exists() {
+            files.write_whole(&log, &[&log::encode_header(1, &discovery_key)])?;
+            files.sync_dir(dir)?;
+            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                files.sync_dir(parent)?;
+            }
+        }
+        files.forget(&log);
+        let scan = log::scan(&files, &log, &discovery_key)?;
+        if let Some(offset) = scan.damage.filter(|_| !options.salvage) {
+            return Err(StorageError::Damaged {
+                what: "a record",
+                path: log,
+                offset,
+            });
+        }
+        let mut index = Index::default();
+        for record in scan.records {
+            index.take(record);
+        }
+        let mut storage = Self {
+            dir: dir.to_path_buf(),
+            log,
+            discovery_key,
+            files,
+            cipher: options.cipher,
+            limits: options.limits,
+            index,
+            generation: scan.generation,
+            log_bytes: scan.end,
+            durable_bytes: scan.end,
+            dirty: None,
+            cut_bytes: 0,
+            closed: scan.damage.is_some(),
+            maintenance: None,
+        };
+        if !storage.closed {
+            storage.cut_tail(scan.file_length)?;
+            storage.remove_strays()?;
+        }
+        Ok(storage)
+    }
+
+    /// Cuts what lies behind the last whole batch, keeping it beside the log for whoever wants to look.
+    fn cut_tail(&mut self, file_length: u64) -> Result<(), StorageError> {
+        self.cut_bytes = file_length - self.log_bytes;
+        if self.cut_bytes > 0 {
+            let mut torn = vec![0; self.cut_bytes as usize];
+            self.files.read_at(&self.log, self.log_bytes, &mut torn)?;
+            self.files.write_whole(&self.dir.join(TORN_NAME), &[&torn])?;
+            self.files.cut(&self.log, self.log_bytes)?;
+            // Bytes before the cut may be in the page cache alone (the process died, not the machine).
+            self.files.sync(&self.log)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that were cut from the end of a torn log when it was opened; they lie in `head.log.torn`.
+    pub fn cut_bytes(&self) -> u64 {
+        self.cut_bytes
+    }
+
+    /// Why sealing or compacting failed last, if it did. The core works on; its log grows until it succeeds.
+    pub fn maintenance_error(&self) -> Option<&StorageError> {
+        self.maintenance.as_ref().map(|(error, _)| error)
+    }
+
+    /// Length of the log in bytes.
+    pub fn log_bytes(&self) -> u64 {
+        self.log_bytes
+    }
+
+    /// The sealed segments whose blocks are on disk (some of them may have been cleared).
+    pub fn sealed_segments(&self) -> impl Iterator<Item = SegmentId> + '_ {
+        self.index
+            .segments
+            .values()
+            .filter(|sealed| !sealed.hollow)
+            .map(|sealed| sealed.id)
+    }
+
+    /// The bytes of a sealed segment as they lie on disk, if there is one with this name whose blocks are all held.
+    pub fn sealed_bytes(&self, id: SegmentId) -> Result<Option<Bytes>, StorageError> {
+        self.index
+            .whole_segment(id)
+            .map(|sealed| self.segment_bytes(sealed))
+            .transpose()
+    }
+
+    fn place(&self, sealed: &Sealed) -> Place {
+        Place {
+            discovery_key: self.discovery_key,
+            fork: sealed.fork,
+            id: sealed.id,
+        }
+    }
+
+    fn segment_path(&self, sealed: &Sealed) -> PathBuf {
+        self.dir.join(format!(
+            "segments/{}-{}-{}.seg",
+            sealed.id.level, sealed.id.index, sealed.fork
+        ))
+    }
+
+    fn sidecar_path(&self, sealed: &Sealed) -> PathBuf {
+        self.segment_path(sealed).with_extension("tree")
+    }
+
+    /// Removes files that the log does not name, left by a crash between two steps of sealing; a segment that it does
+    /// name and that is gone is damage.
+    fn remove_strays(&mut self) -> Result<(), StorageError> {
+        (self.index.dropped, self.index.hollowed) = (Vec::new(), Vec::new());
+        let whole = self.index.segments.values().filter(|sealed| !sealed.hollow);
+        let mut missing: HashSet<PathBuf> = whole.map(|sealed| self.segment_path(sealed)).collect();
+        let trees: HashSet<PathBuf> = self
+            .index
+            .segments
+            .values()
+            .map(|sealed| self.sidecar_path(sealed))
+            .collect();
+        let dir = self.dir.join("segments");
+        for entry in fs::read_dir(&dir).map_err(failed("list", &dir))? {
+            let path = entry.map_err(failed("list", &dir))?.path();
+            if !missing.remove(&path) && !trees.contains(&path) {
+                self.files.remove(&path)?;
+            }
+        }
+        match missing.into_iter().next() {
+            Some(path) => Err(StorageError::Damaged {
+                what: "a segment file that is missing",
+                path,
+                offset: 0,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn log_block(&self, place: &BlockPlace) -> Result<Bytes, StorageError> {
+        let mut bytes = vec![0; place.length as usize];
+        self.files.read_at(&self.log, place.offset, &mut bytes)?;
+        if crc32c::crc32c(&bytes) != place.crc {
+            let (path, offset) = (self.log.clone(), place.offset);
+            return Err(StorageError::Damaged {
+                what: "a block",
+                path,
+                offset,
+            });
+        }
+        Ok(bytes.into())
+    }
+
+    /// The blocks and nodes below `length` of the segment that reaches over it: truncating drops the file, so they go
+    /// back to the log.
+    fn rescue(&self, length: u64, changes: &mut Changes) -> Result<(), StorageError> {
+        let Some(sealed) = self
+            .index
+            .segment_of_block(length)
+            .filter(|sealed| sealed.id.blocks().start < length)
+        else {
+            return Ok(());
+        };
+        let start = sealed.id.blocks().start;
+        let (mut blocks, mut nodes) = (Vec::new(), Vec::new());
+        for block in start..length {
+            if self.index.bitfield.get(block)
+                && !self.index.blocks.contains_key(&block)
+                && let Some(bytes) = self.block(block)?
+            {
+                blocks.push((block, bytes));
+            }
+        }
+        for index in flat_tree::left_span(sealed.id.node())..2 * length - 1 {
+            if flat_tree::end_block(index) <= length
+                && let Some(node) = self.node(index)?
+            {
+                nodes.push(node);
+            }
+        }
+        blocks.append(&mut changes.blocks);
+        nodes.append(&mut changes.nodes);
+        (changes.blocks, changes.nodes) = (blocks, nodes);
+        Ok(())
+    }
+
+    /// Writes a batch at the end of the log: all of it, or nothing.
+    fn append(&mut self, batch: &Batch) -> Result<(), StorageError> {
+        if self.dirty.is_none() {
+            self.dirty = Some(self.files.hold(&self.log)?);
+        }
+        if let Err(error) = self.files.write_at(&self.log, self.log_bytes, &batch.bytes) {
+            // A log whose torn end cannot be cut must not be appended to.
+            self.closed = self.files.cut(&self.log, self.log_bytes).is_err();
+            return Err(error);
+        }
+        self.log_bytes += batch.bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Writes changes to the log, and gives the records that the index takes when they are written.
+    fn write(&mut self, changes: Changes) -> Result<Vec<Record>, StorageError> {
+        let mut batch = Batch::new(self.generation);
+        let mut records = Vec::new();
+        if let Some(manifest) = changes.manifest {
+            batch.manifest(&manifest);
+            records.push(Record::Manifest(manifest));
+        }
+        if let Some(length) = changes.truncate {
+            batch.truncate(length);
+            records.push(Record::Truncate(length));
+        }
+        for blocks in changes.clear {
+            batch.clear(&blocks);
+            records.push(Record::Clear(blocks));
+        }
+        let mut nodes = changes.nodes;
+        if changes.truncate.is_none() {
+            nodes.retain(|node| self.index.node(node.index) != Some(*node));
+        }
+        batch.nodes(&nodes);
+        records.push(Record::Nodes(nodes));
+        for (index, block) in changes.blocks {
+            let place = batch.block(self.log_bytes, index, &block);
+            records.push(Record::Block { index, place });
+        }
+        if let Some(head) = changes.head {
+            batch.head(&head);
+            records.push(Record::Head(head));
+        }
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        batch.finish();
+        self.append(&batch)?;
+        Ok(records)
+    }
+}
+
+impl Storage for DiskStorage {
+    fn manifest(&self) -> Option<&Manifest> {
+        self.index.manifest.as_ref()
+    }
+
+    fn head(&self) -> &Head {
+        &self.index.head
+    }
+
+    fn bitfield(&self) -> &Bitfield {
+        &self.index.bitfield
+    }
+
+    fn node(&self, index: u64) -> Result<Option<Node>, StorageError> {
+        if let Some(node) = self.index.node(index) {
+            return Ok(Some(node));
+        }
+        match self.index.segment_of_node(index) {
+            Some(sealed) => self.sealed_node(sealed, index),
+            None => Ok(None),
+        }
+    }
+
+    fn block(&self, index: u64) -> Result<Option<Bytes>, StorageError> {
+        if let Some(place) = self.index.blocks.get(&index) {
+            return self.log_block(place).map(Some);
+        }
+        if !self.index.bitfield.get(index) {
+            return Ok(None);
+        }
+        match self.index.segment_of_block(index) {
+            Some(sealed) => self.sealed_block(sealed, index).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn apply(&mut self, mut changes: Changes) -> Result<(), StorageError> {
+        if self.closed {
+            return Err(StorageError::Closed);
+        }
+        if let Some(length) = changes.truncate {
+            self.rescue(length, &mut changes)?;
+        }
+        for record in self.write(changes)? {
+            self.index.take(record);
+        }
+        self.maintain();
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), StorageError> {
+        if self.closed {
+            return Err(StorageError::Closed);
+        }
+        let Some(file) = self.dirty.take() else {
+            return Ok(());
+        };
+        if let Err(error) = self.files.sync_held(&file, &self.log) {
+            // The kernel may have dropped the pages: nothing written since the last sync can be trusted.
+            self.closed = true;
+            return Err(error);
+        }
+        self.durable_bytes = self.log_bytes;
+        // Tells a later reader of the log which bytes were durable; it need not be durable itself.
+        let mut batch = Batch::new(self.generation);
+        batch.synced(self.durable_bytes);
+        batch.finish();
+        let written = self.append(&batch);
+        self.dirty = None;
+        self.remove_dropped();
+        written
+    }
+
+    fn content_cipher(&self) -> Option<&ContentCipher> {
+        self.cipher.as_ref()
+    }
+
+    fn sealed_segment(&self, id: SegmentId) -> Result<Option<(u64, Bytes)>, StorageError> {
+        let Some(sealed) = self.index.whole_segment(id) else {
+            return Ok(None);
+        };
+        Ok(Some((sealed.fork, self.segment_bytes(sealed)?)))
+    }
+
+    fn import(&mut self, segment: ImportedSegment) -> Result<(), StorageError> {
+        if self.closed {
+            return Err(StorageError::Closed);
+        }
+        let (place, blocks) = (segment.place, segment.place.id.blocks());
+        // As a file only if it covers no larger segment's place; otherwise what is missing goes to the log.
+        let fits = self
+            .index
+            .segment_of_block(blocks.start)
+            .is_none_or(|sealed| sealed.id.level < place.id.level);
+        match &segment.bytes {
+            Some(bytes) if fits => {
+                let encrypted = self.cipher.is_some();
+                let sealed = Sealed {
+                    id: place.id,
+                    fork: place.fork,
+                    encrypted,
+                    hollow: false,
+                };
+                self.put_segment(sealed, bytes, segment.decoded.nodes, &segment.decoded.root)
+            }
+            _ => {
+                let changes = segment.into_changes(&self.index.bitfield);
+                self.apply(changes)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

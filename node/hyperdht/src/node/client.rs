@@ -1,0 +1,526 @@
+//! Opening a connection: find nodes that relay to the peer, send the same first Noise message through several of them,
+//! take the first valid reply, and find the direct way (npm `hyperdht` `lib/connect.js`).
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddrV4;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cumulet_secret_stream::noise::{Handshake, HandshakeResult, KeyPair};
+
+use super::punch_client::{ClientPunch, PunchPlan};
+use super::server::prologue;
+use super::{ConnectId, Event, Node, Output, Purpose, QueryPurpose, StreamOwner};
+use crate::address::{is_bogon, is_reserved, match_local};
+use crate::crypto::hash;
+use crate::messages::{self, Firewall, NoisePayload, Udx, command, error_code, mode};
+use crate::rpc::{Ask, QueryId, QuerySpec, Reply, RequestId};
+use crate::{ConnectError, Hash, SocketId};
+
+/// Relays tried at a time.
+const PARALLEL: usize = 3;
+/// How long an open client waits for the server to come.
+const PASSIVE_WAIT: Duration = Duration::from_secs(10);
+/// Connections being opened at a time.
+const MAX_CONNECTS: usize = 512;
+/// Relays tried for one connection. The nodes near the target are 20, and records name up to 3 more.
+const MAX_RELAYS: usize = 32;
+
+/// Where and how to connect.
+pub(crate) struct ConnectRequest {
+    pub(crate) public_key: Hash,
+    pub(crate) key_pair: KeyPair,
+    pub(crate) relay_addresses: Vec<SocketAddrV4>,
+}
+
+/// What the handshake brought.
+#[derive(Debug)]
+struct Established {
+    result: HandshakeResult,
+    payload: NoisePayload,
+    remote_id: u32,
+}
+
+pub(super) struct Connect {
+    public_key: Hash,
+    pub(super) target: Hash,
+    key_pair: KeyPair,
+    ephemeral_seed: Hash,
+    /// Our payload and first Noise message, made when the first relay is asked; every relay gets the same.
+    first: Option<(Vec<u8>, Bytes)>,
+    /// What we said about our reachability in it.
+    open: bool,
+    stream: u32,
+    /// We are open: until when we wait for the server to come.
+    passive_until: Option<Instant>,
+    /// A ping to the peer's local address is under way.
+    lan: bool,
+    pub(super) punch: Option<ClientPunch>,
+    query: Option<QueryId>,
+    /// Searches still allowed after this one.
+    searches_left: u32,
+    found: bool,
+    waiting: VecDeque<SocketAddrV4>,
+    tried: HashSet<SocketAddrV4>,
+    asking: HashMap<RequestId, SocketAddrV4>,
+    /// A packet of the server's stream that came before its reply.
+    heard: Option<(SocketId, SocketAddrV4)>,
+    established: Option<Established>,
+}
+
+impl Connect {
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let punch = self.punch.as_ref().and_then(ClientPunch::poll_timeout);
+        [self.passive_until, punch].into_iter().flatten().min()
+    }
+
+    /// The handshake as it stands after our first message. Made anew for each reply: garbage from one relay must not
+    /// spoil the reply of another.
+    fn handshake(&self) -> Handshake {
+        Handshake::ik_initiator(
+            self.key_pair.clone(),
+            self.ephemeral_seed,
+            self.public_key,
+            &prologue(),
+        )
+    }
+}
+
+impl Node {
+    /// Starts connecting; [`Event::Connected`] or [`Event::ConnectFailed`] follows.
+    pub(crate) fn connect(&mut self, now: Instant, request: ConnectRequest) -> ConnectId {
+        let connect = ConnectId(self.fresh_id());
+        if self.connects.len() >= MAX_CONNECTS {
+            self.event(Event::ConnectFailed {
+                connect,
+                error: ConnectError::Busy,
+            });
+            return connect;
+        }
+        let target = hash(&[&request.public_key]);
+        let mut candidates = request.relay_addresses;
+        candidates.extend(self.known_routes.get(&request.public_key).into_iter().flatten());
+        candidates.extend(self.store.forward(&target).map(|forward| forward.relay));
+        let mut seen = HashSet::new();
+        candidates.retain(|address| address.port() != 0 && seen.insert(*address));
+        candidates.truncate(MAX_RELAYS);
+        let stream = self.fresh_stream(StreamOwner::Connect(connect));
+        let entry = Connect {
+            public_key: request.public_key,
+            target,
+            key_pair: request.key_pair,
+            ephemeral_seed: self.entropy.array(),
+            first: None,
+            open: false,
+            stream,
+            passive_until: None,
+            lan: false,
+            punch: None,
+            query: None,
+            searches_left: u32::from(!candidates.is_empty()),
+            found: !candidates.is_empty(),
+            waiting: candidates.iter().copied().collect(),
+            tried: HashSet::new(),
+            asking: HashMap::new(),
+            heard: None,
+            established: None,
+        };
+        self.connects.insert(connect, entry);
+        self.ask_relays(now, connect);
+        self.search(now, connect, candidates);
+        self.pump(now);
+        connect
+    }
+
+    fn search(&mut self, now: Instant, connect: ConnectId, nodes: Vec<SocketAddrV4>) {
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
+        let spec = QuerySpec {
+            nodes,
+            retries: 3,
+            ..QuerySpec::new(entry.target, command::FIND_PEER)
+        };
+        let query = self.rpc.query(now, spec);
+        entry.query = Some(query);
+        self.queries.insert(query, QueryPurpose::Connect(connect));
+    }
+
+    pub(super) fn on_route_found(&mut self, now: Instant, connect: ConnectId, reply: &Reply) {
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
+        let record = reply.value.as_deref().map(messages::PeerRecord::decode);
+        if !matches!(record, Some(Ok(record)) if record.public_key == entry.public_key) {
+            return;
+        }
+        entry.found = true;
+        if entry.waiting.len() < MAX_RELAYS {
+            entry.waiting.push_back(reply.from);
+        }
+        self.ask_relays(now, connect);
+    }
+
+    pub(super) fn on_routes_exhausted(&mut self, now: Instant, connect: ConnectId) {
+        if let Some(entry) = self.connects.get_mut(&connect) {
+            entry.query = None;
+        }
+        self.ask_relays(now, connect);
+        self.check_exhausted(now, connect);
+    }
+
+    /// Sends the first message through the next relays.
+    fn ask_relays(&mut self, now: Instant, connect: ConnectId) {
+        let remote_address = self.remote_address();
+        let addresses4 = self.own_addresses();
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
+        if entry.established.is_some() {
+            return;
+        }
+        while entry.asking.len() < PARALLEL && entry.tried.len() < MAX_RELAYS {
+            let Some(relay) = entry.waiting.pop_front() else {
+                break;
+            };
+            if !entry.tried.insert(relay) {
+                continue;
+            }
+            if entry.first.is_none() {
+                entry.open = remote_address.is_some();
+                let payload = NoisePayload {
+                    version: 1,
+                    firewall: if entry.open {
+                        Firewall::Open
+                    } else {
+                        Firewall::Unknown
+                    },
+                    addresses4: addresses4.clone(),
+                    udx: Some(Udx {
+                        reusable_socket: false,
+                        id: entry.stream,
+                        seq: 0,
+                    }),
+                    secret_stream: true,
+                    ..NoisePayload::default()
+                }
+                .encode();
+                let Ok(noise) = entry.handshake().write(&payload) else {
+                    return;
+                };
+                entry.first = Some((payload, noise.into()));
+            }
+            let noise = entry.first.as_ref().map(|(_, noise)| noise.clone());
+            let value = messages::Handshake {
+                mode: mode::FROM_CLIENT,
+                noise,
+                peer_address: None,
+                relay_address: None,
+            };
+            let ask = Ask {
+                target: Some(entry.target),
+                value: Some(value.encode()),
+                ..Ask::new(relay, command::PEER_HANDSHAKE)
+            };
+            let request = self.rpc.request(now, ask);
+            entry.asking.insert(request, relay);
+            self.requests.insert(
+                request,
+                Purpose::Handshake {
+                    connect,
+                    asked: relay,
+                },
+            );
+        }
+    }
+
+    fn check_exhausted(&mut self, now: Instant, connect: ConnectId) {
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
+        let busy = entry.query.is_some() || !entry.asking.is_empty() || !entry.waiting.is_empty();
+        if busy || entry.established.is_some() {
+            return;
+        }
+        if entry.searches_left > 0 {
+            entry.searches_left -= 1;
+            // The addresses we were given may have been stale; what the network says now gets a fresh chance.
+            entry.tried.clear();
+            self.search(now, connect, Vec::new());
+            return;
+        }
+        let error = if entry.found {
+            ConnectError::PeerUnreachable
+        } else {
+            ConnectError::PeerNotFound
+        };
+        self.fail_connect(now, connect, error);
+    }
+
+    pub(super) fn on_handshake_reply(
+        &mut self,
+        now: Instant,
+        connect: ConnectId,
+        asked: SocketAddrV4,
+        reply: Option<Reply>,
+    ) {
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
+        entry.asking.retain(|_, relay| *relay != asked);
+        if entry.established.is_some() {
+            return;
+        }
+        let handshake = reply
+            .as_ref()
+            .and_then(|reply| messages::Handshake::decode(reply.value.as_deref()?).ok());
+        let handshake = handshake.filter(|message| message.mode == mode::REPLY);
+        let noise = handshake.as_ref().and_then(|message| message.noise.as_ref());
+        let opened = noise.and_then(|noise| Self::open_reply(entry, noise));
+        let (Some(reply), Some(message), Some((result, payload))) = (reply, handshake, opened) else {
+            self.ask_relays(now, connect);
+            self.check_exhausted(now, connect);
+            return;
+        };
+        let refusal = match (payload.version, payload.error, payload.udx) {
+            (1, error_code::NONE, Some(_)) => None,
+            (1, error_code::NONE, None) => Some(ConnectError::Refused {
+                code: error_code::NONE,
+            }),
+            (1, code, _) => Some(ConnectError::Refused { code }),
+            (version, ..) => Some(ConnectError::Incompatible { version }),
+        };
+        if let Some(error) = refusal {
+            self.fail_connect(now, connect, error);
+            return;
+        }
+        let remote_id = payload.udx.map_or(0, |udx| udx.id);
+        entry.established = Some(Established {
+            result,
+            payload,
+            remote_id,
+        });
+        let query = entry.query.take();
+        let requests: Vec<RequestId> = entry.asking.drain().map(|(request, _)| request).collect();
+        self.stop_asking(query, requests);
+        let server_address = message.peer_address.unwrap_or(asked);
+        self.find_way(now, connect, &reply, asked, server_address);
+    }
+
+    fn open_reply(entry: &Connect, noise: &[u8]) -> Option<(HandshakeResult, NoisePayload)> {
+        let mut handshake = entry.handshake();
+        let (payload, _) = entry.first.as_ref()?;
+        handshake.write(payload).ok()?;
+        let payload = NoisePayload::decode(&handshake.read(noise).ok()?).ok()?;
+        Some((handshake.finish().ok()?, payload))
+    }
+
+    fn stop_asking(&mut self, query: Option<QueryId>, requests: Vec<RequestId>) {
+        if let Some(query) = query {
+            self.rpc.cancel_query(query);
+            self.queries.remove(&query);
+        }
+        for request in requests {
+            self.rpc.cancel_request(request);
+            self.requests.remove(&request);
+        }
+    }
+
+    /// The handshake is done: which way do the stream's packets go?
+    fn find_way(
+        &mut self,
+        now: Instant,
+        connect: ConnectId,
+        reply: &Reply,
+        asked: SocketAddrV4,
+        server_address: SocketAddrV4,
+    ) {
+        let socket = self.rpc.socket();
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
+        let Some(established) = &entry.established else {
+            return;
+        };
+        if let Some((socket, address)) = entry.heard {
+            self.finish_connect(now, connect, socket, address);
+            return;
+        }
+        let relayed = server_address != asked;
+        if !relayed {
+            self.finish_connect(now, connect, socket, asked);
+            return;
+        }
+        let payload = &established.payload;
+        let punchable = payload
+            .holepunch
+            .as_ref()
+            .is_some_and(|holepunch| !holepunch.relays.is_empty());
+        if payload.firewall == Firewall::Open || !punchable {
+            let public = payload
+                .addresses4
+                .iter()
+                .find(|address| !is_bogon(*address.ip()))
+                .copied();
+            self.finish_connect(now, connect, socket, public.unwrap_or(server_address));
+            return;
+        }
+        if entry.open {
+            entry.passive_until = Some(now + PASSIVE_WAIT);
+            return;
+        }
+        let plan = PunchPlan {
+            handshake_hash: established.result.handshake_hash,
+            remote_firewall: payload.firewall,
+            slot: payload.holepunch.as_ref().map_or(0, |holepunch| holepunch.id),
+            relays: payload
+                .holepunch
+                .as_ref()
+                .map(|holepunch| holepunch.relays.clone())
+                .unwrap_or_default(),
+            client_relay: asked,
+            server_address,
+        };
+        let local: Vec<_> = payload
+            .addresses4
+            .iter()
+            .filter(|address| !is_reserved(*address.ip()))
+            .copied()
+            .collect();
+        if Self::same_host(reply.to, server_address)
+            && let Some(first) = local.first().copied()
+        {
+            // Raced with punching: whichever opens first is used.
+            entry.lan = true;
+            let address = match_local(&self.config.local_addresses, &local).unwrap_or(first);
+            let request = self.rpc.request(now, Ask::ping(address));
+            self.requests
+                .insert(request, Purpose::LanPing { connect, address });
+        }
+        if !self.start_client_punch(now, connect, plan) {
+            self.way_failed(now, connect, ConnectError::CannotHolepunch);
+        }
+    }
+
+    pub(super) fn on_lan_pong(
+        &mut self,
+        now: Instant,
+        connect: ConnectId,
+        address: SocketAddrV4,
+        alive: bool,
+    ) {
+        if alive {
+            self.finish_connect(now, connect, SocketId::SERVER, address);
+        } else if let Some(entry) = self.connects.get_mut(&connect) {
+            entry.lan = false;
+            self.way_failed(now, connect, ConnectError::CannotHolepunch);
+        }
+    }
+
+    /// One way to the peer failed: the connection does, if it was the last.
+    pub(super) fn way_failed(&mut self, now: Instant, connect: ConnectId, error: ConnectError) {
+        let last = self
+            .connects
+            .get(&connect)
+            .is_some_and(|entry| !entry.lan && entry.punch.is_none());
+        if last {
+            self.fail_connect(now, connect, error);
+        }
+    }
+
+    /// A packet of the server arrived on our stream.
+    pub(super) fn on_connect_heard(
+        &mut self,
+        now: Instant,
+        connect: ConnectId,
+        socket: SocketId,
+        from: SocketAddrV4,
+    ) {
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
+        if entry.established.is_some() {
+            self.finish_connect(now, connect, socket, from);
+        } else {
+            // Its reply is still on the way.
+            entry.heard.get_or_insert((socket, from));
+        }
+    }
+
+    fn take_connect(&mut self, connect: ConnectId) -> Option<Connect> {
+        let mut entry = self.connects.remove(&connect)?;
+        let query = entry.query.take();
+        let requests: Vec<RequestId> = entry.asking.drain().map(|(request, _)| request).collect();
+        self.stop_asking(query, requests);
+        Some(entry)
+    }
+
+    pub(super) fn finish_connect(
+        &mut self,
+        now: Instant,
+        connect: ConnectId,
+        socket: SocketId,
+        to: SocketAddrV4,
+    ) {
+        let Some(entry) = self.take_connect(connect) else {
+            return;
+        };
+        let Some(Established {
+            result,
+            payload,
+            remote_id,
+        }) = entry.established
+        else {
+            return;
+        };
+        let routes = payload.relay_addresses.filter(|addresses| !addresses.is_empty());
+        let routes = routes.unwrap_or_else(|| entry.tried.iter().take(PARALLEL).copied().collect());
+        self.known_routes.insert(now, entry.public_key, routes);
+        self.counters.connected += 1;
+        self.streams.remove(&entry.stream);
+        self.outputs.push_back(Output::ConnectStream {
+            stream: entry.stream,
+            socket,
+            remote_id,
+            to,
+        });
+        self.event(Event::Connected {
+            connect,
+            stream: entry.stream,
+            handshake: result,
+        });
+        if let Some(punch) = entry.punch {
+            self.close_puncher(now, punch.puncher);
+        }
+    }
+
+    fn fail_connect(&mut self, now: Instant, connect: ConnectId, error: ConnectError) {
+        let Some(entry) = self.take_connect(connect) else {
+            return;
+        };
+        if let Some(punch) = entry.punch {
+            self.close_puncher(now, punch.puncher);
+        }
+        self.drop_stream(entry.stream);
+        self.known_routes.remove(&entry.public_key);
+        self.counters.connect_failures += 1;
+        self.event(Event::ConnectFailed { connect, error });
+    }
+
+    pub(super) fn connect_timeouts(&mut self, now: Instant) {
+        let due: Vec<ConnectId> = self
+            .connects
+            .iter()
+            .filter(|(_, entry)| entry.poll_timeout().is_some_and(|at| at <= now))
+            .map(|(connect, _)| *connect)
+            .collect();
+        for connect in due {
+            let passive = self.connects.get(&connect).and_then(|entry| entry.passive_until);
+            if passive.is_some_and(|until| until <= now) {
+                self.fail_connect(now, connect, ConnectError::PassiveTimeout);
+            } else {
+                self.client_punch_timeout(now, connect);
+            }
+        }
+    }
+}

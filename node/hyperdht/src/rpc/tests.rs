@@ -1,0 +1,131 @@
+use std::net::SocketAddrV4;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::message::{Message, decode};
+use super::nat::NatSampler;
+use super::table::{Inserted, K, Node, Table};
+use super::token::{ROTATION, Tokens};
+use crate::address::{match_local, node_id};
+use crate::vectors::{address, bytes, cases, fixed};
+
+fn addresses(value: &Value) -> Vec<SocketAddrV4> {
+    value.as_array().unwrap().iter().map(address).collect()
+}
+
+#[test]
+fn node_ids_are_those_of_js() {
+    for case in cases("dht-rpc-ids") {
+        assert_eq!(node_id(address(&case)), fixed(&case["id"]));
+    }
+}
+
+#[test]
+fn requests_decode_and_encode_as_in_js() {
+    for case in cases("dht-rpc-requests") {
+        let hex = bytes(&case["hex"]);
+        let Some(Message::Request(request)) = decode(&hex) else {
+            panic!("{case}")
+        };
+        assert_eq!(u64::from(request.tid), case["tid"].as_u64().unwrap());
+        assert_eq!(request.to, address(&case["to"]));
+        assert_eq!(request.command, case["command"].as_u64().unwrap());
+        assert_eq!(request.id.is_some(), case["sender"]["id"].is_string());
+        assert_eq!(request.encode(), hex, "{case}");
+        for end in 0..hex.len() {
+            let _ = decode(&hex[..end]);
+        }
+    }
+}
+
+#[test]
+fn responses_decode_and_encode_as_in_js() {
+    for case in cases("dht-rpc-responses") {
+        let hex = bytes(&case["hex"]);
+        let Some(Message::Response(response)) = decode(&hex) else {
+            panic!("{case}")
+        };
+        assert_eq!(response.error, case["error"].as_u64().unwrap());
+        assert_eq!(response.closer_nodes, addresses(&case["closer_nodes"]));
+        assert_eq!(
+            response.token,
+            case["token"].is_string().then(|| fixed(&case["token"]))
+        );
+        assert_eq!(response.encode(), hex, "{case}");
+        for end in 0..hex.len() {
+            let _ = decode(&hex[..end]);
+        }
+    }
+}
+
+#[test]
+fn tokens_are_those_of_js_and_die_after_two_rotations() {
+    let now = Instant::now();
+    for case in cases("dht-rpc-tokens") {
+        let host = case["host"].as_str().unwrap().parse().unwrap();
+        let secrets = case["secrets"].as_array().unwrap();
+        let mut tokens = Tokens::new([fixed(&secrets[0]), fixed(&secrets[1])], now);
+        let token = fixed(&case["token_secret1"]);
+        assert_eq!(tokens.create(host), token);
+        assert!(tokens.is_valid(host, &fixed(&case["token_secret0"])));
+        tokens.advance(now + ROTATION);
+        let after = case["secrets_after_rotation"].as_array().unwrap();
+        assert_eq!(tokens.secrets(), [fixed(&after[0]), fixed(&after[1])]);
+        assert_eq!(tokens.create(host), fixed(&case["reply_token_after_rotation"]));
+        assert!(tokens.is_valid(host, &token));
+        tokens.advance(now + 2 * ROTATION);
+        assert!(!tokens.is_valid(host, &token));
+    }
+}
+
+#[test]
+fn the_table_accepts_and_orders_nodes_as_js_does() {
+    for case in cases("routing-table") {
+        let mut table = Table::new(fixed(&case["self_id"]));
+        let accepted = case["accepted"].as_array().unwrap();
+        for (node, accepted) in addresses(&case["nodes_in_order"]).into_iter().zip(accepted) {
+            let inserted = table.insert(Node::new(node_id(node), node, 1));
+            assert_eq!(inserted == Inserted::Added, accepted.as_bool().unwrap());
+        }
+        let target = fixed(&case["target"]);
+        let closest: Vec<_> = table
+            .closest(&target, K)
+            .iter()
+            .map(|node| node.address)
+            .collect();
+        assert_eq!(closest, addresses(&case["closest"]));
+        let len = table.len();
+        let oldest = table.oldest().next().unwrap().id;
+        table.touch(&oldest);
+        assert_eq!(table.latest().next().unwrap().id, oldest);
+        assert!(table.remove(&oldest).is_some() && table.get(&oldest).is_none());
+        assert_eq!(table.len(), len - 1);
+    }
+}
+
+#[test]
+fn nat_samples_are_counted_as_in_js() {
+    for case in cases("nat-sampler") {
+        let mut sampler = NatSampler::default();
+        for (index, step) in case["steps"].as_array().unwrap().iter().enumerate() {
+            let hits = sampler.add(address(&step["add"]));
+            let host = step["host"].as_str().map(|host| host.parse().unwrap());
+            assert_eq!(sampler.host(), host, "step {index} of {}", case["name"]);
+            assert_eq!(u64::from(sampler.port()), step["port"].as_u64().unwrap());
+            assert_eq!(i64::from(hits), step["hits"].as_i64().unwrap());
+        }
+    }
+}
+
+#[test]
+fn local_addresses_match_as_in_js() {
+    for case in cases("lan-match") {
+        let matched = match_local(&addresses(&case["local"]), &addresses(&case["remote"]));
+        assert_eq!(
+            matched,
+            case["match"].is_object().then(|| address(&case["match"])),
+            "{case}"
+        );
+    }
+}
