@@ -1,0 +1,245 @@
+//! Real cores, shipped from where they are open and restored into a storage that is opened afterwards.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on shall say where")]
+
+mod model;
+mod stores;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cumulet_backup::core::{CoreSource, CoreTarget, LockedCore};
+use cumulet_backup::restore::{RestoreError, RestoreProgress, RestoreReport, Until};
+use cumulet_backup::store::ObjectStore;
+use cumulet_hypercore::core::Core;
+use cumulet_hypercore::crypto::{Key, KeyPair, discovery_key};
+use cumulet_hypercore::manifest::Manifest;
+use cumulet_hypercore::messages::{Request, RequestBlock, RequestUpgrade};
+use cumulet_hypercore::storage::{Changes, Head, MemoryStorage, Storage};
+use model::{Ship, restorer};
+use proptest::prelude::*;
+
+fn writer(seed: u8) -> Core<MemoryStorage> {
+    let key_pair = KeyPair::from_seed(&[seed; 32]);
+    let manifest = Manifest::single(key_pair.public_key());
+    Core::create(MemoryStorage::default(), manifest, Some(key_pair)).unwrap()
+}
+
+fn block(index: u64, fork: u64) -> Bytes {
+    Bytes::from(format!(
+        "block {index} of fork {fork} {}",
+        "x".repeat(index as usize % 40)
+    ))
+}
+
+fn append(core: &mut Core<MemoryStorage>, count: u64) {
+    let (from, fork) = (core.length(), core.fork());
+    core.append_batch((from..from + count).map(|index| block(index, fork)).collect())
+        .unwrap();
+}
+
+async fn ship(store: &Arc<dyn ObjectStore>, core: &Arc<LockedCore<MemoryStorage>>) {
+    let ship = Ship::new(store.clone(), Duration::from_secs(5));
+    ship.shipper.add(Arc::new(CoreSource(core.clone())));
+    ship.shipper.flush().await.unwrap();
+    ship.stop().await;
+}
+
+async fn try_restore<S: Storage + 'static>(
+    store: &Arc<dyn ObjectStore>,
+    core: Core<S>,
+) -> Result<(RestoreReport, Core<S>), RestoreError> {
+    let (key, core) = (*core.key(), Arc::new(LockedCore::new(core)));
+    let found = restorer(store).find(&discovery_key(&key), Until::Newest).await?;
+    let progress = tokio::sync::watch::Sender::new(RestoreProgress::default());
+    let report = restorer(store)
+        .restore(&found, Arc::new(CoreTarget(core.clone())), &progress)
+        .await?;
+    // Opened anew, so that what the storage has is what counts.
+    let storage = Arc::into_inner(core).unwrap().into_core().into_storage();
+    Ok((report, Core::open(storage, key).unwrap()))
+}
+
+async fn restore(store: &Arc<dyn ObjectStore>, key: Key) -> (RestoreReport, Core<MemoryStorage>) {
+    try_restore(store, Core::open(MemoryStorage::default(), key).unwrap())
+        .await
+        .unwrap()
+}
+
+fn same<S: Storage>(restored: &Core<S>, core: &Core<MemoryStorage>) {
+    assert_eq!((restored.length(), restored.fork()), (core.length(), core.fork()));
+    assert_eq!(
+        (restored.roots(), restored.signature()),
+        (core.roots(), core.signature())
+    );
+    for index in 0..core.length() {
+        assert_eq!(
+            restored.get(index).unwrap(),
+            core.get(index).unwrap(),
+            "block {index}"
+        );
+    }
+}
+
+/// Every block of the core is proven to a peer that knows the head only.
+fn serves_all<S: Storage>(core: &Core<S>, key: Key) {
+    let mut storage = MemoryStorage::default();
+    let head = Some(Head {
+        fork: core.fork(),
+        ..Head::default()
+    });
+    storage
+        .apply(Changes {
+            head,
+            ..Changes::default()
+        })
+        .unwrap();
+    let mut peer = Core::open(storage, key).unwrap();
+    for index in (0..core.length()).filter(|index| core.has(*index)) {
+        let upgrade = (peer.length() < core.length()).then(|| RequestUpgrade {
+            start: peer.length(),
+            length: core.length() - peer.length(),
+        });
+        let nodes = peer.missing_nodes(index).unwrap();
+        let block = Some(RequestBlock { index, nodes });
+        let request = Request {
+            fork: core.fork(),
+            block,
+            upgrade,
+            manifest: true,
+            ..Request::default()
+        };
+        peer.verify_and_apply(core.create_proof(&request).unwrap())
+            .unwrap();
+        assert_eq!(peer.get(index).unwrap(), core.get(index).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_real_core_comes_back_from_both_stores_and_serves_every_block() {
+    for test in stores::both().await {
+        let mut core = writer(1);
+        append(&mut core, 77);
+        core.clear(10..12).unwrap();
+        core.clear(64..70).unwrap();
+        let key = *core.key();
+        let shared = Arc::new(LockedCore::new(core));
+        ship(&test.store, &shared).await;
+        let (report, restored) = restore(&test.store, key).await;
+        assert!(report.is_complete(), "{}: {report:?}", test.name);
+        same(&restored, &shared.lock());
+        serves_all(&restored, key);
+    }
+}
+
+#[tokio::test]
+async fn a_shorter_copy_is_brought_up_to_date_where_its_place_is_known() {
+    let test = stores::file();
+    let mut core = writer(1);
+    append(&mut core, 8);
+    let key = *core.key();
+    let shared = Arc::new(LockedCore::new(core));
+    ship(&test.store, &shared).await;
+    let (_, copy) = restore(&test.store, key).await;
+
+    append(&mut shared.lock(), 5);
+    ship(&test.store, &shared).await;
+    let (report, copy) = try_restore(&test.store, copy).await.unwrap();
+    assert_eq!(
+        (report.present, report.restored),
+        (1, 2),
+        "the first eight blocks were there"
+    );
+    same(&copy, &shared.lock());
+    serves_all(&copy, key);
+
+    append(&mut shared.lock(), 3);
+    ship(&test.store, &shared).await;
+    let error = try_restore(&test.store, copy).await.err().unwrap();
+    assert!(error.to_string().contains("can't be joined"), "{error}");
+    let (_, fresh) = restore(&test.store, key).await;
+    same(&fresh, &shared.lock());
+}
+
+#[tokio::test]
+async fn a_later_fork_is_restored_into_an_empty_core_and_never_over_another_fork() {
+    let test = stores::file();
+    let mut core = writer(1);
+    append(&mut core, 8);
+    let key = *core.key();
+    let shared = Arc::new(LockedCore::new(core));
+    ship(&test.store, &shared).await;
+    let (_, old) = restore(&test.store, key).await;
+    shared.lock().truncate(4, None).unwrap();
+    append(&mut shared.lock(), 1);
+    ship(&test.store, &shared).await;
+
+    let (report, copy) = restore(&test.store, key).await;
+    assert_eq!((report.fork, report.length), (1, 5));
+    same(&copy, &shared.lock());
+    serves_all(&copy, key);
+    let error = try_restore(&test.store, old).await.err().unwrap();
+    assert!(
+        error.to_string().contains("fork 0 here, the backup at fork 1"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_storage_with_another_history_is_not_papered_over() {
+    let test = stores::file();
+    let (mut core, mut twin) = (writer(1), writer(1));
+    append(&mut core, 8);
+    twin.append_batch((0..8).map(|_| Bytes::from_static(b"another history")).collect())
+        .unwrap();
+    ship(&test.store, &Arc::new(LockedCore::new(core))).await;
+    let error = try_restore(&test.store, twin).await.err().unwrap();
+    assert!(error.to_string().contains("two histories"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    /// Whatever happened to a core, what its backup gives back is what it holds, and can be served.
+    #[test]
+    fn the_backup_of_any_history_gives_back_what_is_held(
+        steps in proptest::collection::vec((0..5_u8, 0..60_u64, 1..30_u64), 1..12),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let test = stores::file();
+            let core = writer(3);
+            let key = *core.key();
+            let shared = Arc::new(LockedCore::new(core));
+            append(&mut shared.lock(), 1);
+            for (step, at, count) in steps {
+                match step {
+                    0 | 1 => append(&mut shared.lock(), count),
+                    2 => shared.lock().clear(at..at + count).unwrap(),
+                    3 => {
+                        let length = at.min(shared.lock().length());
+                        let held = { let core = shared.lock(); (0..length).all(|index| core.has(index)) };
+                        if held && length > 0 {
+                            shared.lock().truncate(length, None).unwrap();
+                        }
+                    }
+                    _ => ship(&test.store, &shared).await,
+                }
+            }
+            ship(&test.store, &shared).await;
+            let (report, restored) = restore(&test.store, key).await;
+            assert!(report.is_complete(), "{report:?}");
+            assert_eq!(report.damaged, []);
+            let verified = restorer(&test.store).verify().await.unwrap();
+            assert!(verified.is_whole());
+            let core = shared.lock();
+            let held: u64 = core.bitfield().count();
+            assert!(restored.bitfield().count() >= held, "cleared blocks may come back, held ones must");
+            for index in (0..core.length()).filter(|index| core.has(*index)) {
+                assert_eq!(restored.get(index).unwrap(), core.get(index).unwrap());
+            }
+            serves_all(&restored, key);
+        });
+    }
+}
