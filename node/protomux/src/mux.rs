@@ -254,6 +254,12 @@ impl Mux {
         self.output.uncork();
     }
 
+    /// Writes what has been gathered so far, corked or not. A driver that stops in the middle of a received batch, whose answers
+    /// are gathered, must not leave them lying.
+    pub fn flush(&mut self) {
+        self.output.flush_batch();
+    }
+
     /// The next frame for the transport.
     pub fn poll_transmit(&mut self) -> Option<Bytes> {
         self.output.pop()

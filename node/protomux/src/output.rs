@@ -100,7 +100,7 @@ impl Output {
         Ok(())
     }
 
-    fn flush_batch(&mut self) {
+    pub(crate) fn flush_batch(&mut self) {
         if let Some(batch) = self.batch.take() {
             self.push_frame(batch.frame);
         }

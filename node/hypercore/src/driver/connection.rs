@@ -108,6 +108,8 @@ impl Connection {
             self.upload(unwritten).await;
         }
         self.mux.uncork();
+        // A received batch may not be read to its end yet: the mux gathers the answers to it until then.
+        self.mux.flush();
         self.encrypt();
         if self.unfinished {
             // The rest has its turn after others had theirs.
@@ -311,14 +313,14 @@ impl Connection {
         let payload = message.encode();
         let alone = payload.len() >= LONE_FRAME_BYTES;
         if alone {
-            self.mux.uncork();
+            self.mux.flush();
         }
         if let Err(error) = self.mux.send(channel, message.kind(), &payload) {
             // A block that no frame can carry: we would not have taken it from a peer either.
             tracing::warn!(%error, "message not sent");
         }
         if alone {
-            self.mux.cork();
+            self.mux.flush();
         }
     }
 
@@ -407,7 +409,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn committed(&mut self, ended: Result<(Arc<Shared>, Result<(), StorageError>), JoinError>) {
+    pub(super) fn committed(ended: Result<(Arc<Shared>, Result<(), StorageError>), JoinError>) {
         match ended {
             Ok((_, Ok(()))) => {}
             Ok((_, Err(error))) => tracing::error!(%error, "failed to make received blocks durable"),
@@ -442,7 +444,7 @@ impl Connection {
     /// Leaves all cores, and makes durable what was received.
     pub(super) async fn leave(&mut self) {
         while let Some(ended) = self.commits.join_next().await {
-            self.committed(ended);
+            Self::committed(ended);
         }
         for channel in self.channels.keys().copied().collect::<Vec<_>>() {
             self.forget(channel).await;

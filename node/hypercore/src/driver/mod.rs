@@ -111,6 +111,7 @@ where
 {
     let (mut reader, mut writer) = tokio::io::split(io);
     let mut output = bytes::Bytes::new();
+    let mut unflushed = false;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -132,22 +133,28 @@ where
                 }
                 connection.stream.note_received();
             }
-            written = writer.write_buf(&mut output), if !output.is_empty() => {
-                if written? == 0 {
-                    return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into());
-                }
-            }
+            written = push(&mut writer, &mut output), if unflushed || !output.is_empty() => unflushed = written?,
             () = outbox.added() => {}
             () = at(keep_alive) => connection.stream.handle_timeout(Instant::now())?,
             () = at(next_commit) => connection.commit(),
             Some(committed) = connection.commits.join_next(), if !connection.commits.is_empty() => {
-                connection.committed(committed);
+                Connection::committed(committed);
             }
             _ = tick.tick() => connection.tick().await,
         }
-        if output.is_empty() && connection.stream.pending_output() == 0 {
-            writer.flush().await?;
-        }
+    }
+}
+
+/// Writes some of the output, or flushes the transport when there is none. Returns whether bytes were written. Nothing is lost
+/// when it is cancelled.
+async fn push(writer: &mut (impl AsyncWrite + Unpin), output: &mut bytes::Bytes) -> std::io::Result<bool> {
+    if output.is_empty() {
+        writer.flush().await?;
+        return Ok(false);
+    }
+    match writer.write_buf(output).await? {
+        0 => Err(std::io::ErrorKind::WriteZero.into()),
+        _ => Ok(true),
     }
 }
 

@@ -1,1 +1,6 @@
-//! Connections between our own stores, over pipes.
+//! Connections between our own stores, and with peers that break the rules, over pipes in memory.
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are tests
+
+mod hostile;
+mod pair;
+mod stores;

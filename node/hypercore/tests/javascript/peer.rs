@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Longest that anything here may take; reached only when a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running `interop/data/peer.js`.
 pub(crate) struct JsPeer {
@@ -159,7 +159,7 @@ pub(crate) struct Node {
     pub(crate) store: Corestore,
     tasks: TaskTracker,
     cancel: CancellationToken,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Node {
@@ -178,8 +178,14 @@ impl Node {
             store: Corestore::open(directory.path(), config).unwrap(),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
-            _directory: directory,
+            directory,
         }
+    }
+
+    /// Closes the store and opens it again from its files, as a restart does.
+    pub(crate) async fn reopen(&mut self) {
+        self.store.close().await.unwrap();
+        self.store = Corestore::open(self.directory.path(), self.store.config().clone()).unwrap();
     }
 
     fn run(&self, io: TcpStream, is_initiator: bool) -> JoinHandle<Result<(), ReplicateError>> {

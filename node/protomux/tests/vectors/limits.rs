@@ -137,6 +137,29 @@ fn names_that_nobody_uses_are_rejected_without_an_event() {
 }
 
 #[test]
+fn answers_to_a_batch_that_is_not_read_to_its_end_can_be_flushed() {
+    let (mut a, mut b) = (Mux::new(), Mux::new());
+    a.cork();
+    a.open("p", &[1], &[]).unwrap();
+    a.open("p", &[2], &[]).unwrap();
+    a.uncork();
+    b.receive(a.poll_transmit().unwrap());
+    let Some(Event::Requested(request)) = b.poll_event().unwrap() else {
+        panic!("a request")
+    };
+    b.reject(&request);
+    assert_eq!(b.poll_transmit(), None);
+    b.flush();
+    assert_eq!(carry(&mut b, &mut a).len(), 1);
+    let Some(Event::Requested(request)) = b.poll_event().unwrap() else {
+        panic!("a request")
+    };
+    b.reject(&request);
+    assert_eq!(b.poll_event().unwrap(), None);
+    assert_eq!(carry(&mut b, &mut a).len(), 1);
+}
+
+#[test]
 fn batches_are_cut_at_8_mib_and_never_pass_the_frame_limit() {
     let (mut a, mut b) = (Mux::new(), Mux::new());
     let channel = a.open("p", &[], &[]).unwrap();
