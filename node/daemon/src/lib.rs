@@ -1,8 +1,15 @@
 //! cumulet-node: an always-on peer of a personal cloud.
 //!
-//! The binary is a command line and this library. Rooms: [`config`] (what to run with),
-//! [`secrets`] and [`pins`] (what outlives the process).
+//! The binary is a command line and this library. From the bottom up: [`config`] is what to run with, [`secrets`] and
+//! [`pins`] outlive the process, [`backup`] hands cores to the object store, [`archive`] keeps one pinned archive,
+//! [`node`] holds them together, [`gateway`] shows them to the world, and [`http`] tells the owner.
 
+pub mod archive;
+pub mod backup;
 pub mod config;
+pub mod gateway;
+pub mod http;
+pub mod node;
 pub mod pins;
+pub mod run;
 pub mod secrets;

@@ -1,0 +1,363 @@
+//! The node's backup: ships the cores of pinned archives to one store, and fills empty cores from it.
+//!
+//! What is shipped and how is decided in `cumulet_backup`; here cores are handed to it, and its progress becomes words.
+//! A damaged object is remembered until its blocks were fetched from peers; then a good copy is shipped beside it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use cumulet_api::{Condition, ConditionStatus};
+use cumulet_backup::head::{ProvenHead, SignedHead};
+use cumulet_backup::held::{self, Tree};
+use cumulet_backup::plan::ChangeMark;
+use cumulet_backup::restore::{RestoreError, RestoreProgress, RestoreReport, Restorer, Until};
+use cumulet_backup::retry::Patience;
+use cumulet_backup::sealing::ContentKey;
+use cumulet_backup::ship::{ShipConfig, Shipper};
+use cumulet_backup::source::{BackupSource, CoreError, HeldCore, RestoreTarget};
+use cumulet_backup::store::file::FileStore;
+use cumulet_backup::store::s3::{S3Config, S3Store};
+use cumulet_backup::store::{ObjectStore, StoreError};
+use cumulet_hypercore::corestore::{CoreHandle, StoredCore};
+use cumulet_hypercore::crypto::{Hash, Key};
+use cumulet_hypercore::node::Node;
+use cumulet_hypercore::segment::{ContentCipher, Decoded, Held, Place};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::config::Config;
+
+/// Why the backup can't be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The store's address or credentials make no sense.
+    #[error("failed to open the backup store {url}: {source}")]
+    Open {
+        /// The URL, as configured.
+        url: String,
+        /// Why.
+        source: Box<StoreError>,
+    },
+    /// A variable with credentials is missing.
+    #[error("the backup store {url} needs {variable} in the environment")]
+    Credentials {
+        /// The URL, as configured.
+        url: String,
+        /// What is missing.
+        variable: &'static str,
+    },
+    /// The operating system gave no random bytes.
+    #[error("failed to get random bytes from the operating system: {0}")]
+    Random(getrandom::Error),
+}
+
+/// How far the backup of one core is, in words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackupState {
+    /// The largest signed length whose held blocks are all in the store.
+    pub durable_length: u64,
+    /// Bytes that the newest head in the store names.
+    pub bytes: u64,
+    /// Everything held is in the store.
+    pub settled: bool,
+    /// What failed last.
+    pub error: Option<String>,
+    /// Objects that were refused and whose blocks are not here yet.
+    pub damaged: Option<String>,
+}
+
+/// Objects of a core that were refused.
+#[derive(Debug, Clone)]
+struct Refused {
+    objects: Vec<String>,
+    text: String,
+    missing: Vec<Range<u64>>,
+}
+
+/// The backup of a node.
+pub struct Backup {
+    url: String,
+    shipper: Shipper,
+    restorer: Restorer,
+    followed: Mutex<BTreeMap<Hash, CancellationToken>>,
+    refused: Mutex<BTreeMap<Hash, Refused>>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl std::fmt::Debug for Backup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backup").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Backup {
+    /// Opens the store that the configuration names. Nothing is read or written yet.
+    pub fn start(
+        config: &Config,
+        content_key: [u8; 32],
+        tasks: TaskTracker,
+        cancel: CancellationToken,
+    ) -> Result<Self, BackupError> {
+        let store = open(config)?;
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).map_err(BackupError::Random)?;
+        let ship = ShipConfig {
+            max_lag: config.backup_max_lag,
+            seed: u64::from_le_bytes(seed),
+            clock: Arc::new(now),
+        };
+        let key = ContentKey::new(content_key);
+        let shipper = Shipper::new(Arc::clone(&store), key.clone(), ship, tasks.clone(), cancel.clone());
+        let restorer = Restorer::new(store, key, Patience::default());
+        Ok(Self {
+            url: config.backup_url.clone(),
+            shipper,
+            restorer,
+            followed: Mutex::default(),
+            refused: Mutex::default(),
+            tasks,
+            cancel,
+        })
+    }
+
+    /// Ships a core from now on; a core that is shipped already stays as it is.
+    pub fn follow(&self, core: &CoreHandle) {
+        let discovery_key = *core.discovery_key();
+        let cancel = {
+            let mut followed = lock(&self.followed);
+            if followed.contains_key(&discovery_key) {
+                return;
+            }
+            let cancel = self.cancel.child_token();
+            followed.insert(discovery_key, cancel.clone());
+            cancel
+        };
+        self.shipper.add(Arc::new(Source(core.clone())));
+        let (shipper, mut state) = (self.shipper.clone(), core.watch());
+        self.tasks.spawn(cancel.run_until_cancelled_owned(async move {
+            while state.changed().await.is_ok() {
+                shipper.changed(&discovery_key);
+            }
+        }));
+    }
+
+    /// Stops shipping a core. What is in the store stays.
+    pub fn forget(&self, discovery_key: &Hash) {
+        if let Some(cancel) = lock(&self.followed).remove(discovery_key) {
+            cancel.cancel();
+            self.shipper.remove(discovery_key);
+        }
+        lock(&self.refused).remove(discovery_key);
+    }
+
+    /// Fills a core from the store; none if the store has nothing of it. Damaged objects are left out and remembered.
+    pub async fn restore(&self, core: &CoreHandle) -> Result<Option<RestoreReport>, RestoreError> {
+        let discovery_key = *core.discovery_key();
+        let found = match self.restorer.find(&discovery_key, Until::Newest).await {
+            Ok(found) => found,
+            Err(RestoreError::NoHead) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let progress = watch::Sender::new(RestoreProgress::default());
+        let report = self.restorer.restore(&found, Arc::new(Target(core.clone())), &progress).await?;
+        if !report.damaged.is_empty() || !report.missing.is_empty() {
+            let objects: Vec<String> = report.damaged.iter().map(|damaged| damaged.object.clone()).collect();
+            let lines = report.damaged.iter().map(|damaged| format!("{} was refused: {}", damaged.object, damaged.reason));
+            let text = lines.collect::<Vec<_>>().join("; ");
+            warn!(%text, missing = ?report.missing, "damaged backup");
+            let refused = Refused { objects, text, missing: report.missing.clone() };
+            lock(&self.refused).insert(discovery_key, refused);
+        }
+        Ok(Some(report))
+    }
+
+    /// When the blocks of damaged objects are here again, ships good copies of them.
+    pub async fn heal(&self, core: &CoreHandle) {
+        let discovery_key = core.discovery_key();
+        let healed = {
+            let refused = lock(&self.refused);
+            let Some(refused) = refused.get(discovery_key) else { return };
+            let target = Target(core.clone());
+            refused.missing.iter().all(|range| target.holds(range.clone())).then(|| refused.objects.clone())
+        };
+        if let Some(objects) = healed {
+            info!(?objects, "the blocks of damaged objects are here again and are shipped anew");
+            self.shipper.damaged(objects).await;
+            lock(&self.refused).remove(discovery_key);
+        }
+    }
+
+    /// How far the backup of a core is.
+    pub fn state(&self, discovery_key: &Hash) -> BackupState {
+        let damaged = lock(&self.refused).get(discovery_key).map(|refused| refused.text.clone());
+        let progress = self.shipper.progress();
+        let progress = progress.borrow();
+        let Some(core) = progress.cores.get(discovery_key) else {
+            return BackupState { damaged, ..BackupState::default() };
+        };
+        BackupState {
+            durable_length: core.durable.length,
+            bytes: core.durable_bytes,
+            settled: core.settled,
+            error: core.failure.as_ref().map(describe),
+            damaged,
+        }
+    }
+
+    /// How long the oldest change waits that is not in the store.
+    pub fn lag(&self) -> Duration {
+        self.shipper.progress().borrow().lag()
+    }
+
+    /// When the last object was made, RFC 3339.
+    pub fn last_time(&self) -> Option<String> {
+        let made = self.shipper.progress().borrow().last_object_at?;
+        jiff::Timestamp::try_from(made).ok().map(|time| time.to_string())
+    }
+
+    /// How the store is doing.
+    pub fn condition(&self) -> Condition {
+        let progress = self.shipper.progress();
+        let progress = progress.borrow();
+        let (status, reason, message) = if let Some(text) = lock(&self.refused).values().next().map(|r| r.text.clone()) {
+            (ConditionStatus::False, "Damaged", text)
+        } else if let Some(failure) = progress.failure() {
+            (ConditionStatus::False, "StoreFailed", describe(failure))
+        } else if progress.cores.values().all(|core| core.settled) {
+            (ConditionStatus::True, "UpToDate", format!("everything held is in {}", self.url))
+        } else {
+            (ConditionStatus::False, "Shipping", format!("blocks are on their way to {}", self.url))
+        };
+        Condition { kind: "BackedUp".into(), status, reason: reason.into(), message }
+    }
+
+    /// Ships everything that waits; returns when it is in the store or the backup is stopped.
+    pub async fn flush(&self) {
+        if self.shipper.flush().await.is_err() {
+            warn!("the node stops before everything was in the backup");
+        }
+    }
+}
+
+fn describe(failure: &cumulet_backup::ship::Failure) -> String {
+    match &failure.hint {
+        Some(hint) => format!("{} ({hint})", failure.message),
+        None => failure.message.clone(),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one clock of the process, handed to whoever needs the time of day")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+fn open(config: &Config) -> Result<Arc<dyn ObjectStore>, BackupError> {
+    let url = config.backup_url.clone();
+    let failed = |source| BackupError::Open { url: config.backup_url.clone(), source: Box::new(source) };
+    let Some(rest) = url.strip_prefix("s3://") else {
+        return Ok(Arc::new(FileStore::from_url(&url).map_err(failed)?));
+    };
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let variable = |variable: &'static str| {
+        std::env::var(variable).map_err(|_| BackupError::Credentials { url: url.clone(), variable })
+    };
+    let s3 = S3Config {
+        bucket: bucket.to_owned(),
+        prefix: prefix.to_owned(),
+        endpoint: config.s3_endpoint.clone(),
+        region: config.s3_region.clone().unwrap_or_else(|| "us-east-1".to_owned()),
+        force_path_style: config.s3_force_path_style,
+        access_key: variable("AWS_ACCESS_KEY_ID")?,
+        secret_key: variable("AWS_SECRET_ACCESS_KEY")?.into(),
+        session_token: std::env::var("AWS_SESSION_TOKEN").ok().map(Into::into),
+    };
+    Ok(Arc::new(S3Store::new(s3).map_err(failed)?))
+}
+
+/// A core that is shipped.
+struct Source(CoreHandle);
+
+/// A core at one moment, as the cut sees it.
+struct Moment<'a>(&'a StoredCore);
+
+impl Tree for Moment<'_> {
+    fn node(&self, index: u64) -> Result<Option<Node>, CoreError> {
+        Ok(self.0.node(index)?)
+    }
+
+    fn held(&self, blocks: Range<u64>) -> Held {
+        let bitfield = self.0.bitfield();
+        if bitfield.contains_range(blocks.clone()) {
+            Held::All
+        } else if bitfield.intersects(blocks) {
+            Held::Some
+        } else {
+            Held::None
+        }
+    }
+}
+
+impl BackupSource for Source {
+    fn key(&self) -> Key {
+        *self.0.key()
+    }
+
+    fn mark(&self) -> ChangeMark {
+        let state = self.0.state();
+        ChangeMark { fork: state.fork, length: state.length, changes: state.generation }
+    }
+
+    fn held(&self) -> Result<Option<HeldCore>, CoreError> {
+        let mark = self.mark();
+        self.0.read(|core| {
+            let Some(manifest) = core.manifest().cloned().filter(|_| core.length() > 0) else { return Ok(None) };
+            let signed = SignedHead {
+                key: *core.key(),
+                manifest,
+                fork: core.fork(),
+                roots: core.roots().clone(),
+                signature: core.signature().map(|signature| signature.to_vec()).unwrap_or_default(),
+            };
+            let cut = held::cut(core.roots(), &Moment(core))?;
+            Ok(Some(HeldCore { mark, signed, cut }))
+        })
+    }
+
+    fn segment(&self, place: &Place, cipher: &ContentCipher) -> Result<Option<Bytes>, CoreError> {
+        self.0.read(|core| Ok(core.read_segment(place, cipher)?))
+    }
+}
+
+/// A core that is restored.
+struct Target(CoreHandle);
+
+impl RestoreTarget for Target {
+    fn import_head(&self, head: &ProvenHead) -> Result<(), CoreError> {
+        let signed = head.head.signed.clone();
+        let signature = Some(Bytes::from(signed.signature)).filter(|signature| !signature.is_empty());
+        let nodes = head.nodes.clone();
+        self.0.change(|core| Ok(core.import_head(signed.manifest, signed.fork, signed.roots, signature, nodes)?))
+    }
+
+    fn holds(&self, blocks: Range<u64>) -> bool {
+        self.0.read(|core| core.bitfield().contains_range(blocks))
+    }
+
+    fn import_segment(&self, place: &Place, _object: &Bytes, segment: Decoded) -> Result<(), CoreError> {
+        self.0.change(|core| Ok(core.import_segment(place, segment)?))
+    }
+
+    fn flush(&self) -> Result<(), CoreError> {
+        self.0.change(|core| Ok(core.flush()?))
+    }
+}
