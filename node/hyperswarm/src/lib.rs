@@ -8,6 +8,8 @@
 //! [`Swarm::listen`]) makes the key and the topic public.
 
 mod driver;
+mod peers;
+mod topics;
 
 pub use self::driver::{
     Connection, Join, Mode, PeerStatus, Swarm, SwarmConfig, SwarmError, SwarmLimits, SwarmStats, Topic,

@@ -182,7 +182,10 @@ impl Actor {
             }
         }
         self.endpoint.close().await;
-        for done in self.closing.into_iter().flat_map(|(_, done)| done) {
+        let closing = self.closing.take();
+        // Whoever waits for the end may bind the port again.
+        drop((self, server, client));
+        for done in closing.into_iter().flat_map(|(_, done)| done) {
             let _ = done.send(());
         }
     }

@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Hosts tracked. When full, hosts whose ration is whole again are forgotten; if none is, newcomers share one ration.
 const MAX_HOSTS: usize = 8_192;
 
+/// How often the table is searched for hosts to forget, at most: the search looks at every host.
+const PURGE_EVERY: Duration = Duration::from_secs(1);
+
 /// A token bucket per host.
 #[derive(Debug)]
 pub(super) struct Rations {
+    purged_at: Option<Instant>,
     hosts: HashMap<Ipv4Addr, (f64, Instant)>,
     burst: f64,
     per_second: f64,
@@ -18,6 +22,7 @@ pub(super) struct Rations {
 impl Rations {
     pub(super) fn new(burst: u32, per_second: u32) -> Self {
         Self {
+            purged_at: None,
             hosts: HashMap::new(),
             burst: burst.into(),
             per_second: per_second.into(),
@@ -30,7 +35,11 @@ impl Rations {
         let filled = |(left, at): (f64, Instant)| {
             (left + now.saturating_duration_since(at).as_secs_f64() * per_second).min(burst)
         };
-        if self.hosts.len() >= MAX_HOSTS && !self.hosts.contains_key(&host) {
+        let due = self
+            .purged_at
+            .is_none_or(|at| now.saturating_duration_since(at) >= PURGE_EVERY);
+        if due && self.hosts.len() >= MAX_HOSTS && !self.hosts.contains_key(&host) {
+            self.purged_at = Some(now);
             self.hosts.retain(|_, bucket| filled(*bucket) < burst);
         }
         let crowded = self.hosts.len() >= MAX_HOSTS && !self.hosts.contains_key(&host);
@@ -47,8 +56,6 @@ impl Rations {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -1,232 +1,188 @@
-//! The tokio half of the swarm.
+//! The tokio half of the swarm: one task, and handles to it.
 
+mod actor;
+mod api;
+
+use std::fmt;
 use std::net::SocketAddrV4;
+use std::sync::Arc;
 
 pub use cumulet_hyperdht::Connection;
-use cumulet_hyperdht::{Dht, FirewallHook, ListenError};
-use cumulet_secret_stream::noise::KeyPair;
+use cumulet_hyperdht::Dht;
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// 32 bytes that peers meet under; for a Hypercore its discovery key.
-pub type Topic = [u8; 32];
+use self::actor::{Actor, Command};
+pub use self::api::{Mode, PeerStatus, SwarmConfig, SwarmError, SwarmLimits, SwarmStats, Topic};
 
-/// What a join does. At least one must be set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mode {
-    /// Announce ourselves under the topic and accept connections.
-    pub server: bool,
-    /// Look for others and dial them.
-    pub client: bool,
+/// Connections opened and not taken yet. Beyond, newcomers are dropped and come again.
+const CONNECTION_QUEUE: usize = 64;
+
+/// A joined topic. Joins of the same topic add up; dropping one takes its modes back, and the last one leaves the topic.
+pub struct Join {
+    topic: Topic,
+    mode: Mode,
+    /// Lookups of this topic that have ended.
+    rounds: watch::Receiver<u64>,
+    joined_at: u64,
+    commands: mpsc::UnboundedSender<Command>,
 }
 
-impl Mode {
-    /// Look only: nothing becomes public.
-    pub const CLIENT: Self = Self {
-        server: false,
-        client: true,
-    };
-    /// Announce only.
-    pub const SERVER: Self = Self {
-        server: true,
-        client: false,
-    };
-    /// Both.
-    pub const BOTH: Self = Self {
-        server: true,
-        client: true,
-    };
-}
-
-/// Bounds of a swarm, with the defaults of the JS one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SwarmLimits {
-    /// Connections in all.
-    pub max_peers: usize,
-    /// Dials at a time.
-    pub max_parallel: usize,
-    /// Connections that others opened.
-    pub max_server_connections: usize,
-    /// Peers remembered.
-    pub max_known_peers: usize,
-}
-
-impl Default for SwarmLimits {
-    fn default() -> Self {
-        Self {
-            max_peers: 64,
-            max_parallel: 3,
-            max_server_connections: 64,
-            max_known_peers: 4_096,
-        }
+impl fmt::Debug for Join {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Join")
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
     }
 }
 
-/// How to run a swarm.
-#[derive(Clone)]
-pub struct SwarmConfig {
-    /// Who we are, on every topic.
-    pub key_pair: KeyPair,
-    /// Bounds.
-    pub limits: SwarmLimits,
-    /// Who may connect; everybody if absent. Banned peers and our own key are refused anyway.
-    pub firewall: Option<FirewallHook>,
-}
-
-/// Why the swarm refused.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SwarmError {
-    /// The swarm is shut down.
-    #[error("failed to reach the swarm: it is shut down")]
-    Closed,
-    /// Neither client nor server.
-    #[error("failed to join topic: mode has neither client nor server")]
-    EmptyMode,
-    /// The key pair can not listen.
-    #[error("failed to start listening")]
-    Listen(#[from] ListenError),
-    /// Not built yet.
-    #[error("failed to start the swarm: not built yet")]
-    NotBuilt,
-}
-
-/// A joined topic. Joins of the same topic add up; dropping one takes its modes back, and the last one leaves the topic.
-#[derive(Debug)]
-pub struct Join {}
-
 impl Join {
-    /// Waits until the topic was looked up (and announced, as server) once since the join.
-    pub async fn flushed(&self) {}
+    /// Waits until the topic was looked up (and announced, as server) once since the join, or left.
+    pub async fn flushed(&self) {
+        let joined_at = self.joined_at;
+        let _ = self.rounds.clone().wait_for(|rounds| *rounds > joined_at).await;
+    }
 
     /// Looks again now.
-    pub fn refresh(&self) {}
+    pub fn refresh(&self) {
+        let _ = self.commands.send(Command::Refresh { topic: self.topic });
+    }
 }
 
-/// Counters and gauges.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SwarmStats {
-    /// Open connections that we dialled.
-    pub client_connections: usize,
-    /// Open connections that others dialled.
-    pub server_connections: usize,
-    /// Dials under way.
-    pub connecting: usize,
-    /// Peers remembered.
-    pub known_peers: usize,
-    /// Topics joined.
-    pub topics: usize,
-    /// Dials that succeeded, ever.
-    pub dialled: u64,
-    /// Dials that failed, ever.
-    pub dial_failures: u64,
-    /// Connections accepted, ever.
-    pub accepted: u64,
-    /// Double connections resolved, ever.
-    pub duplicates: u64,
+impl Drop for Join {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Release {
+            topic: self.topic,
+            mode: self.mode,
+        });
+    }
 }
 
-/// One known peer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerStatus {
-    /// Its public key.
-    pub public_key: [u8; 32],
-    /// Whether a connection is open.
-    pub connected: bool,
-    /// Failures and short connections since the last long one.
-    pub attempts: u32,
-    /// Never dialled, never accepted.
-    pub banned: bool,
-    /// Topics it was found under.
-    pub topics: Vec<Topic>,
+/// The swarm. Clones share it; the swarm ends when the last clone and the last [`Join`] are dropped.
+#[derive(Clone)]
+pub struct Swarm {
+    /// Unbounded, since a [`Join`] is released from `drop`; what is in it is bounded by the callers that wait.
+    commands: mpsc::UnboundedSender<Command>,
+    connections: Arc<Mutex<mpsc::Receiver<Connection>>>,
+    stats: watch::Receiver<SwarmStats>,
+    public_key: [u8; 32],
+    dht: Dht,
 }
 
-/// The swarm. Clones share it.
-#[derive(Debug, Clone)]
-pub struct Swarm {}
+impl fmt::Debug for Swarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Swarm")
+            .field("dht", &self.dht)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Swarm {
     /// Starts a swarm on a DHT node. Its tasks run on `tasks` and end when `cancel` is cancelled or after
     /// [`Swarm::shutdown`].
-    pub async fn spawn(
-        dht: Dht,
-        config: SwarmConfig,
-        tasks: &TaskTracker,
-        cancel: CancellationToken,
-    ) -> Result<Self, SwarmError> {
-        let _ = (dht, config, tasks, cancel);
-        Err(SwarmError::NotBuilt)
+    pub fn spawn(dht: Dht, config: SwarmConfig, tasks: &TaskTracker, cancel: CancellationToken) -> Self {
+        let (commands, queue) = mpsc::unbounded_channel();
+        let (connection_tx, connections) = mpsc::channel(CONNECTION_QUEUE);
+        let public_key = *config.key_pair.public_key();
+        let (actor, stats) = Actor::new(dht.clone(), config, queue, connection_tx);
+        tasks.spawn(actor.run(cancel));
+        Self {
+            commands,
+            connections: Arc::new(Mutex::new(connections)),
+            stats,
+            public_key,
+            dht,
+        }
+    }
+
+    fn send(&self, command: Command) -> Result<(), SwarmError> {
+        self.commands.send(command).map_err(|_| SwarmError::Closed)
     }
 
     /// Our public key.
     pub fn public_key(&self) -> &[u8; 32] {
-        &[0; 32]
+        &self.public_key
+    }
+
+    /// The DHT node under it.
+    pub fn dht(&self) -> &Dht {
+        &self.dht
     }
 
     /// Accepts connections from now on. Without `announce` only those find us who know our address; a join as server
     /// announces anyway. Idempotent.
     pub async fn listen(&self, announce: bool) -> Result<(), SwarmError> {
-        let _ = announce;
-        Err(SwarmError::Closed)
+        let (done, listening) = oneshot::channel();
+        self.send(Command::Listen { announce, done })?;
+        Ok(listening.await.map_err(|_| SwarmError::Closed)??)
     }
 
     /// Joins a topic; it stays joined while the returned [`Join`] lives.
     pub async fn join(&self, topic: Topic, mode: Mode) -> Result<Join, SwarmError> {
-        let _ = (topic, mode);
-        Err(SwarmError::Closed)
+        if !mode.server && !mode.client {
+            return Err(SwarmError::EmptyMode);
+        }
+        let (done, joined) = oneshot::channel();
+        self.send(Command::Join { topic, mode, done })?;
+        let rounds = joined.await.map_err(|_| SwarmError::Closed)??;
+        let joined_at = *rounds.borrow();
+        Ok(Join {
+            topic,
+            mode,
+            rounds,
+            joined_at,
+            commands: self.commands.clone(),
+        })
     }
 
     /// Leaves a topic, whatever joins exist.
-    pub async fn leave(&self, topic: Topic) -> Result<(), SwarmError> {
-        let _ = topic;
-        Err(SwarmError::Closed)
+    pub fn leave(&self, topic: Topic) -> Result<(), SwarmError> {
+        self.send(Command::Leave { topic })
     }
 
     /// Keeps a connection to this peer, for ever, without any topic. `addresses`: the peer's own, or nodes that know it;
     /// with the peer's own address no DHT is needed.
-    pub async fn join_peer(
-        &self,
-        public_key: [u8; 32],
-        addresses: Vec<SocketAddrV4>,
-    ) -> Result<(), SwarmError> {
-        let _ = (public_key, addresses);
-        Err(SwarmError::Closed)
+    pub fn join_peer(&self, public_key: [u8; 32], addresses: Vec<SocketAddrV4>) -> Result<(), SwarmError> {
+        self.send(Command::JoinPeer {
+            public_key,
+            addresses,
+        })
     }
 
     /// Takes [`Swarm::join_peer`] back; an open connection stays.
-    pub async fn leave_peer(&self, public_key: [u8; 32]) -> Result<(), SwarmError> {
-        let _ = public_key;
-        Err(SwarmError::Closed)
+    pub fn leave_peer(&self, public_key: [u8; 32]) -> Result<(), SwarmError> {
+        self.send(Command::LeavePeer { public_key })
     }
 
     /// Never again connect with this peer (or again, with `banned` false). Closes an open connection.
-    pub async fn ban(&self, public_key: [u8; 32], banned: bool) -> Result<(), SwarmError> {
-        let _ = (public_key, banned);
-        Err(SwarmError::Closed)
+    pub fn ban(&self, public_key: [u8; 32], banned: bool) -> Result<(), SwarmError> {
+        self.send(Command::Ban { public_key, banned })
     }
 
     /// The next connection, dialled or accepted; `None` once the swarm is shut down. At most one per peer is alive: a double
     /// is resolved inside, and the loser's stream is destroyed. Several callers share the connections. Cancel safe.
     pub async fn next_connection(&self) -> Option<Connection> {
-        None
+        self.connections.lock().await.recv().await
     }
 
     /// Gauges and counters.
     pub fn stats(&self) -> SwarmStats {
-        SwarmStats::default()
+        *self.stats.borrow()
     }
 
     /// Known peers.
     pub async fn peers(&self) -> Vec<PeerStatus> {
-        Vec::new()
+        let (done, peers) = oneshot::channel();
+        let _ = self.commands.send(Command::Peers(done));
+        peers.await.unwrap_or_default()
     }
 
-    /// The DHT node under it.
-    pub fn dht(&self) -> Option<&Dht> {
-        None
+    /// Leaves all topics (withdrawing announcements, for at most 3 s) and closes all connections. The DHT node stays open.
+    pub async fn shutdown(&self) {
+        let (done, ended) = oneshot::channel();
+        if self.commands.send(Command::Shutdown(done)).is_ok() {
+            let _ = ended.await;
+        }
     }
-
-    /// Leaves all topics (withdrawing announcements, for at most a few seconds) and closes all connections. The DHT node
-    /// stays open.
-    pub async fn shutdown(&self) {}
 }

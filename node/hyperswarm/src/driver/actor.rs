@@ -1,0 +1,607 @@
+//! The task that owns the swarm: runs lookups, dials, accepts, and resolves doubles.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cumulet_hyperdht::{
+    ConnectError, ConnectOptions, Connection, Dht, FirewallHook, ListenError, ListenOptions, LookupError,
+    PeerRecord, Search, Server,
+};
+use cumulet_secret_stream::noise::KeyPair;
+use cumulet_udx::{StreamControl, StreamStats};
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{Mode, PeerStatus, SwarmConfig, SwarmStats, Topic};
+use crate::peers::{Admission, Peers};
+use crate::topics::{Left, Outcome, Task, Topics};
+
+/// A dial that took longer will not come: hole punching is the slowest and ends within 35 s.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(45);
+/// How long the first announcement of a topic waits for that of the key, whose relay addresses it carries.
+const ANNOUNCE_WAIT: Duration = Duration::from_secs(5);
+/// How long withdrawing announcements may take at the end.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(3);
+/// Bytes of a UDX header: more than this per packet means data was carried.
+const UDX_HEADER: u64 = 20;
+/// Random bytes are drawn this many at a time.
+const POOL: usize = 64;
+
+/// What the handles ask of the task.
+pub(super) enum Command {
+    Listen {
+        announce: bool,
+        done: oneshot::Sender<Result<(), ListenError>>,
+    },
+    Join {
+        topic: Topic,
+        mode: Mode,
+        done: oneshot::Sender<Result<watch::Receiver<u64>, ListenError>>,
+    },
+    Release {
+        topic: Topic,
+        mode: Mode,
+    },
+    Leave {
+        topic: Topic,
+    },
+    Refresh {
+        topic: Topic,
+    },
+    JoinPeer {
+        public_key: [u8; 32],
+        addresses: Vec<std::net::SocketAddrV4>,
+    },
+    LeavePeer {
+        public_key: [u8; 32],
+    },
+    Ban {
+        public_key: [u8; 32],
+        banned: bool,
+    },
+    Peers(oneshot::Sender<Vec<PeerStatus>>),
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// What a lookup says while it runs.
+struct Found {
+    topic: Topic,
+    peers: Vec<PeerRecord>,
+}
+
+type DialDone = ([u8; 32], u64, Result<Connection, ConnectError>);
+type LookupDone = (Topic, usize, usize);
+
+struct Link {
+    public_key: [u8; 32],
+    control: StreamControl,
+}
+
+pub(super) struct Actor {
+    dht: Dht,
+    key_pair: KeyPair,
+    firewall: Option<FirewallHook>,
+    peers: Peers,
+    topics: Topics,
+    server: Option<Server>,
+    announced: bool,
+    /// Connections by number.
+    links: HashMap<u64, Link>,
+    /// Connections that wait for the one they replace to be gone: old number to new number and connection.
+    replacing: HashMap<u64, (u64, Connection)>,
+    closed: FuturesUnordered<BoxFuture<'static, u64>>,
+    dials: FuturesUnordered<BoxFuture<'static, DialDone>>,
+    lookups: FuturesUnordered<BoxFuture<'static, LookupDone>>,
+    /// Announcements of left topics being withdrawn.
+    withdrawals: FuturesUnordered<BoxFuture<'static, ()>>,
+    found: mpsc::Receiver<Found>,
+    found_tx: mpsc::Sender<Found>,
+    rounds: HashMap<Topic, watch::Sender<u64>>,
+    banned: Arc<Mutex<std::collections::HashSet<[u8; 32]>>>,
+    accepted_now: Arc<AtomicUsize>,
+    max_accepted: usize,
+    commands: mpsc::UnboundedReceiver<Command>,
+    connections: mpsc::Sender<Connection>,
+    stats: watch::Sender<SwarmStats>,
+    counters: SwarmStats,
+    random: Vec<u8>,
+}
+
+/// Batches of found peers on their way to the task.
+const FOUND_QUEUE: usize = 64;
+
+enum Input {
+    Command(Option<Command>),
+    Accepted(Option<Connection>),
+    Dialled(DialDone),
+    LookedUp(LookupDone),
+    Found(Found),
+    Closed(u64),
+    Withdrawn,
+    Time,
+    Cancelled,
+}
+
+async fn accept(server: &mut Option<Server>) -> Option<Connection> {
+    match server {
+        Some(server) => server.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn carried_both_ways(stats: &StreamStats) -> bool {
+    stats.bytes_received > UDX_HEADER * stats.packets_received
+        && stats.bytes_sent > UDX_HEADER * stats.packets_sent
+}
+
+impl Actor {
+    pub(super) fn new(
+        dht: Dht,
+        config: SwarmConfig,
+        commands: mpsc::UnboundedReceiver<Command>,
+        connections: mpsc::Sender<Connection>,
+    ) -> (Self, watch::Receiver<SwarmStats>) {
+        let (stats, seen) = watch::channel(SwarmStats::default());
+        let (found_tx, found) = mpsc::channel(FOUND_QUEUE);
+        let actor = Self {
+            dht,
+            peers: Peers::new(*config.key_pair.public_key(), config.limits),
+            key_pair: config.key_pair,
+            firewall: config.firewall,
+            topics: Topics::default(),
+            server: None,
+            announced: false,
+            links: HashMap::new(),
+            replacing: HashMap::new(),
+            closed: FuturesUnordered::new(),
+            dials: FuturesUnordered::new(),
+            lookups: FuturesUnordered::new(),
+            withdrawals: FuturesUnordered::new(),
+            found,
+            found_tx,
+            rounds: HashMap::new(),
+            banned: Arc::default(),
+            accepted_now: Arc::default(),
+            max_accepted: config.limits.max_server_connections,
+            commands,
+            connections,
+            stats,
+            counters: SwarmStats::default(),
+            random: Vec::new(),
+        };
+        (actor, seen)
+    }
+
+    pub(super) async fn run(mut self, cancel: CancellationToken) {
+        let done = loop {
+            self.start_lookups();
+            self.start_dials();
+            self.publish();
+            let wake = self.next_wake();
+            let input = tokio::select! {
+                () = cancel.cancelled() => Input::Cancelled,
+                command = self.commands.recv() => Input::Command(command),
+                connection = accept(&mut self.server) => Input::Accepted(connection),
+                Some(done) = self.dials.next() => Input::Dialled(done),
+                Some(done) = self.lookups.next() => Input::LookedUp(done),
+                Some(found) = self.found.recv() => Input::Found(found),
+                Some(number) = self.closed.next() => Input::Closed(number),
+                Some(()) = self.withdrawals.next() => Input::Withdrawn,
+                () = sleep_until(wake) => Input::Time,
+            };
+            match input {
+                Input::Command(Some(Command::Shutdown(done))) => break Some(done),
+                Input::Command(None) | Input::Cancelled => break None,
+                input => self.handle(input).await,
+            }
+        };
+        if !cancel.is_cancelled() {
+            self.shut_down().await;
+        }
+        if let Some(done) = done {
+            let _ = done.send(());
+        }
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        [self.peers.poll_timeout(), self.topics.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn byte(&mut self) -> u8 {
+        if self.random.is_empty() {
+            let mut pool = [0; POOL];
+            // Jitter only: if the system has no randomness now, zeros do.
+            let _ = getrandom::fill(&mut pool);
+            self.random.extend(pool);
+        }
+        self.random.pop().unwrap_or(0)
+    }
+
+    async fn handle(&mut self, input: Input) {
+        let now = Instant::now();
+        match input {
+            Input::Command(Some(command)) => self.command(now, command).await,
+            Input::Accepted(Some(connection)) => self.on_accepted(now, connection),
+            Input::Accepted(None) => self.server = None,
+            Input::Dialled((public_key, number, result)) => self.on_dialled(now, &public_key, number, result),
+            Input::LookedUp((topic, found, stored)) => {
+                let random = self.byte();
+                let connected = self.peers.is_connected_under(&topic);
+                self.topics.finished(
+                    now,
+                    &topic,
+                    Outcome {
+                        found,
+                        stored,
+                        connected,
+                    },
+                    random,
+                );
+                if let Some(rounds) = self.rounds.get(&topic) {
+                    rounds.send_modify(|rounds| *rounds += 1);
+                }
+            }
+            Input::Found(Found { topic, peers }) => {
+                if self.topics.is_client(&topic) {
+                    for peer in peers {
+                        self.peers.found(peer.public_key, topic, &peer.relay_addresses);
+                    }
+                }
+            }
+            Input::Closed(number) => self.on_closed(now, number),
+            Input::Time => self.peers.handle_timeout(now),
+            Input::Command(None) | Input::Withdrawn | Input::Cancelled => {}
+        }
+    }
+
+    async fn command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Listen { announce, done } => {
+                let _ = done.send(self.listen(announce).await);
+            }
+            Command::Join { topic, mode, done } => {
+                if mode.server
+                    && let Err(error) = self.listen(true).await
+                {
+                    let _ = done.send(Err(error));
+                    return;
+                }
+                self.topics.join(now, topic, mode);
+                let rounds = self.rounds.entry(topic).or_insert_with(|| watch::channel(0).0);
+                let _ = done.send(Ok(rounds.subscribe()));
+            }
+            Command::Release { topic, mode } => {
+                let left = self.topics.release(now, &topic, mode);
+                self.after_leaving(topic, left);
+            }
+            Command::Leave { topic } => {
+                let left = self.topics.leave(&topic);
+                self.after_leaving(topic, left);
+            }
+            Command::Refresh { topic } => self.topics.refresh(now, &topic),
+            Command::JoinPeer {
+                public_key,
+                addresses,
+            } => self.peers.join_peer(public_key, addresses),
+            Command::LeavePeer { public_key } => self.peers.leave_peer(&public_key),
+            Command::Ban { public_key, banned } => {
+                let mut list = self.banned.lock().unwrap_or_else(PoisonError::into_inner);
+                if banned {
+                    list.insert(public_key)
+                } else {
+                    list.remove(&public_key)
+                };
+                drop(list);
+                if let Some(link) = self
+                    .peers
+                    .ban(public_key, banned)
+                    .and_then(|number| self.links.get(&number))
+                {
+                    link.control.destroy();
+                }
+            }
+            Command::Peers(done) => {
+                let _ = done.send(self.peers.statuses());
+            }
+            Command::Shutdown(_) => {}
+        }
+    }
+
+    async fn listen(&mut self, announce: bool) -> Result<(), ListenError> {
+        if let Some(server) = &self.server {
+            if announce && !self.announced {
+                self.announced = true;
+                server.announce().await;
+            }
+            return Ok(());
+        }
+        let (banned, accepted, limit) = (self.banned.clone(), self.accepted_now.clone(), self.max_accepted);
+        let user = self.firewall.clone();
+        let firewall: FirewallHook = Arc::new(move |public_key, payload, address| {
+            let banned = banned
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(public_key);
+            !banned
+                && accepted.load(Ordering::Relaxed) < limit
+                && user
+                    .as_ref()
+                    .is_none_or(|user| user(public_key, payload, address))
+        });
+        let options = ListenOptions {
+            firewall: Some(firewall),
+            private: !announce,
+        };
+        self.server = Some(self.dht.listen(self.key_pair.clone(), options).await?);
+        self.announced = announce;
+        Ok(())
+    }
+
+    fn after_leaving(&mut self, topic: Topic, left: Option<Left>) {
+        let Some(left) = left else { return };
+        self.rounds.remove(&topic);
+        self.peers.forget_topic(&topic);
+        if left.announced {
+            let (dht, key_pair) = (self.dht.clone(), self.key_pair.clone());
+            self.withdrawals.push(Box::pin(async move {
+                // What is not withdrawn expires.
+                let _ = dht.unannounce(topic, &key_pair).await;
+            }));
+        }
+    }
+
+    fn start_lookups(&mut self) {
+        let now = Instant::now();
+        while let Some((topic, task)) = self.topics.next_task(now) {
+            let lookup = Lookup {
+                dht: self.dht.clone(),
+                key_pair: self.key_pair.clone(),
+                relays: self.server.as_ref().map(Server::watch_relay_addresses),
+                found: self.found_tx.clone(),
+                topic,
+            };
+            self.lookups.push(Box::pin(lookup.run(task)));
+        }
+    }
+
+    fn start_dials(&mut self) {
+        loop {
+            let random = u64::from(self.byte()) << 8 | u64::from(self.byte());
+            let Some(dial) = self.peers.next_dial(random) else {
+                return;
+            };
+            let (dht, key_pair) = (self.dht.clone(), self.key_pair.clone());
+            self.dials.push(Box::pin(async move {
+                let options = ConnectOptions {
+                    key_pair,
+                    relay_addresses: dial.addresses,
+                };
+                let result = tokio::time::timeout(DIAL_TIMEOUT, dht.connect(dial.public_key, options)).await;
+                (
+                    dial.public_key,
+                    dial.number,
+                    result.unwrap_or(Err(ConnectError::PeerUnreachable)),
+                )
+            }));
+        }
+    }
+
+    fn on_dialled(
+        &mut self,
+        now: Instant,
+        public_key: &[u8; 32],
+        number: u64,
+        result: Result<Connection, ConnectError>,
+    ) {
+        match result {
+            Ok(connection) => match self.peers.dialled(now, public_key, number) {
+                Some(number) => {
+                    self.counters.dialled += 1;
+                    self.admit(number, connection);
+                }
+                None => connection.stream.control().destroy(),
+            },
+            Err(error) => {
+                tracing::debug!(peer = %short(public_key), %error, "dial failed");
+                self.counters.dial_failures += 1;
+                let random = self.byte();
+                self.peers.failed(now, public_key, number, random);
+            }
+        }
+    }
+
+    fn on_accepted(&mut self, now: Instant, connection: Connection) {
+        let links = &self.links;
+        let outdated = |number: u64| {
+            links
+                .get(&number)
+                .is_some_and(|link| carried_both_ways(&link.control.stats()))
+        };
+        match self.peers.accepted(now, connection.remote_public_key, outdated) {
+            Admission::Admit(number) => {
+                self.counters.accepted += 1;
+                self.admit(number, connection);
+            }
+            Admission::Refuse => connection.stream.control().destroy(),
+            Admission::RefuseDouble => {
+                self.counters.duplicates += 1;
+                connection.stream.control().destroy();
+            }
+            Admission::Replace { old, new } => {
+                self.counters.duplicates += 1;
+                self.counters.accepted += 1;
+                match self.links.get(&old) {
+                    Some(link) => {
+                        // Handed over when the old one is gone, so that nobody sees two.
+                        link.control.destroy();
+                        self.replacing.insert(old, (new, connection));
+                    }
+                    // It was still being dialled; the dial is dropped when it ends.
+                    None => match self.replacing.values_mut().find(|(waiting, _)| *waiting == old) {
+                        Some(waiting) => *waiting = (new, connection),
+                        None => self.admit(new, connection),
+                    },
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, number: u64, connection: Connection) {
+        let control = connection.stream.control().clone();
+        let public_key = connection.remote_public_key;
+        let watched = control.clone();
+        self.closed.push(Box::pin(async move {
+            let _ = watched.closed().await;
+            number
+        }));
+        if self.connections.try_send(connection).is_err() {
+            tracing::warn!(peer = %short(&public_key), "connection dropped: nobody takes connections fast enough");
+            control.destroy();
+        }
+        self.links.insert(number, Link { public_key, control });
+    }
+
+    fn on_closed(&mut self, now: Instant, number: u64) {
+        let Some(link) = self.links.remove(&number) else {
+            return;
+        };
+        let random = self.byte();
+        self.peers.closed(now, &link.public_key, number, random);
+        if let Some((number, connection)) = self.replacing.remove(&number) {
+            self.admit(number, connection);
+        }
+    }
+
+    fn publish(&self) {
+        let (connecting, client_connections, server_connections) = self.peers.count();
+        self.accepted_now.store(server_connections, Ordering::Relaxed);
+        let stats = SwarmStats {
+            client_connections,
+            server_connections,
+            connecting,
+            known_peers: self.peers.len(),
+            topics: self.topics.len(),
+            ..self.counters
+        };
+        self.stats
+            .send_if_modified(|seen| std::mem::replace(seen, stats) != stats);
+    }
+
+    async fn shut_down(&mut self) {
+        let withdrawals: FuturesUnordered<_> = self
+            .topics
+            .drain()
+            .into_iter()
+            .filter(|(_, left)| left.announced)
+            .map(|(topic, _)| {
+                let (dht, key_pair) = (self.dht.clone(), self.key_pair.clone());
+                async move { dht.unannounce(topic, &key_pair).await }
+            })
+            .collect();
+        let server = self.server.take();
+        let withdraw = async {
+            let topics = withdrawals.for_each(|_| std::future::ready(()));
+            let key = async {
+                if let Some(server) = server {
+                    server.close().await;
+                }
+            };
+            futures::future::join(topics, key).await;
+        };
+        let _ = tokio::time::timeout(SHUTDOWN_WAIT, withdraw).await;
+        for link in self.links.values() {
+            link.control.destroy();
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The first bytes of a key, for logs.
+fn short(public_key: &[u8; 32]) -> String {
+    public_key
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// One refresh of a topic.
+struct Lookup {
+    dht: Dht,
+    key_pair: KeyPair,
+    relays: Option<watch::Receiver<Option<Vec<std::net::SocketAddrV4>>>>,
+    found: mpsc::Sender<Found>,
+    topic: Topic,
+}
+
+impl Lookup {
+    async fn run(self, task: Task) -> LookupDone {
+        let topic = self.topic;
+        match self.look(task).await {
+            Ok((found, stored)) => (topic, found, stored),
+            Err(error) => {
+                tracing::debug!(topic = %short(&topic), %error, "lookup failed");
+                (topic, 0, 0)
+            }
+        }
+    }
+
+    async fn look(mut self, task: Task) -> Result<(usize, usize), LookupError> {
+        let mut search: Search = match task {
+            Task::Announce => {
+                let relays = self.relay_addresses().await;
+                self.dht
+                    .announce_and_search(self.topic, &self.key_pair, relays)
+                    .await?
+            }
+            Task::LookUp => self.dht.search(self.topic).await?,
+            Task::Withdraw => {
+                self.dht.unannounce(self.topic, &self.key_pair).await?;
+                self.dht.search(self.topic).await?
+            }
+        };
+        let mut count = 0;
+        while let Some(mut peers) = search.next().await {
+            peers.retain(|peer| peer.public_key != *self.key_pair.public_key());
+            count += peers.len();
+            if self
+                .found
+                .send(Found {
+                    topic: self.topic,
+                    peers,
+                })
+                .await
+                .is_err()
+            {
+                return Err(LookupError::Closed);
+            }
+        }
+        Ok((count, search.stored().await?))
+    }
+
+    /// Where the key is announced; waits a little for the first announcement.
+    async fn relay_addresses(&mut self) -> Vec<std::net::SocketAddrV4> {
+        let Some(relays) = &mut self.relays else {
+            return Vec::new();
+        };
+        let known = tokio::time::timeout(ANNOUNCE_WAIT, relays.wait_for(Option::is_some)).await;
+        known
+            .ok()
+            .and_then(Result::ok)
+            .and_then(|relays| relays.clone())
+            .unwrap_or_default()
+    }
+}

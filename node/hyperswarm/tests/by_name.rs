@@ -1,0 +1,117 @@
+//! Peers joined by key and address, without any DHT: how the replicas of one cloud hold together.
+
+#[path = "../../hyperdht/tests/support/mod.rs"]
+mod support;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use cumulet_hyperdht::{Dht, DhtConfig};
+use cumulet_hyperswarm::{Connection, Swarm, SwarmConfig, SwarmLimits};
+use cumulet_secret_stream::noise::KeyPair;
+use support::{echo, expect_echo, fresh_key_pair};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+async fn replica(key_pair: &KeyPair, port: u16) -> Swarm {
+    let config = DhtConfig {
+        bind: Ipv4Addr::LOCALHOST,
+        port,
+        firewalled: Some(false),
+        ..DhtConfig::default()
+    };
+    let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let dht = Dht::spawn(config, &tasks, cancel.clone()).await.unwrap();
+    let config = SwarmConfig {
+        key_pair: key_pair.clone(),
+        limits: SwarmLimits::default(),
+        firewall: None,
+    };
+    let swarm = Swarm::spawn(dht, config, &tasks, cancel);
+    swarm.listen(false).await.unwrap();
+    swarm
+}
+
+async fn next(swarm: &Swarm) -> Connection {
+    tokio::time::timeout(Duration::from_secs(20), swarm.next_connection())
+        .await
+        .expect("in time")
+        .unwrap()
+}
+
+fn address(swarm: &Swarm) -> SocketAddrV4 {
+    swarm.dht().local_address()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_that_name_each_other_hold_one_connection_and_find_each_other_after_a_restart() {
+    let [key_a, key_b] = [fresh_key_pair(), fresh_key_pair()];
+    let (a, b) = (replica(&key_a, 0).await, replica(&key_b, 0).await);
+    let port_b = address(&b).port();
+    a.join_peer(*key_b.public_key(), vec![address(&b)]).unwrap();
+    b.join_peer(*key_a.public_key(), vec![address(&a)]).unwrap();
+    // Doubles may show up first; the one that survives carries an echo.
+    let mut echoes = tokio::task::JoinSet::new();
+    let watcher = b.clone();
+    echoes.spawn(async move {
+        while let Some(connection) = watcher.next_connection().await {
+            tokio::spawn(echo(connection));
+        }
+    });
+    let mut last = Err("nothing tried".to_owned());
+    for _ in 0..3 {
+        last = expect_echo(next(&a).await).await;
+        if last.is_ok() {
+            break;
+        }
+    }
+    last.unwrap();
+
+    b.shutdown().await;
+    b.dht().close().await;
+    drop((b, echoes));
+    let b = replica(&key_b, port_b).await;
+    let mut found = false;
+    let echoes = tokio::spawn(async move {
+        while let Some(connection) = b.next_connection().await {
+            tokio::spawn(echo(connection));
+        }
+    });
+    for _ in 0..3 {
+        let connection = next(&a).await;
+        assert_eq!(connection.remote_public_key, *key_b.public_key());
+        found = expect_echo(connection).await.is_ok();
+        if found {
+            break;
+        }
+    }
+    assert!(
+        found,
+        "a dialled b again: b does not know a's address in its second life"
+    );
+    echoes.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_banned_peer_is_cut_off_and_stays_out() {
+    let [key_a, key_b] = [fresh_key_pair(), fresh_key_pair()];
+    let (a, b) = (replica(&key_a, 0).await, replica(&key_b, 0).await);
+    b.join_peer(*key_a.public_key(), vec![address(&a)]).unwrap();
+    let connection = next(&a).await;
+    a.ban(*key_b.public_key(), true).unwrap();
+    let closed = connection.stream.control().clone();
+    tokio::time::timeout(Duration::from_secs(5), closed.closed())
+        .await
+        .expect("the ban ends it")
+        .ok();
+    let before = a.dht().counters().await.handshakes_refused;
+    let refused = async {
+        while a.dht().counters().await.handshakes_refused == before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), refused)
+        .await
+        .expect("b tries again and is refused");
+    assert_eq!(a.stats().server_connections, 0);
+}
