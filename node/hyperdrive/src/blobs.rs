@@ -246,38 +246,36 @@ impl<B: Blocks> Blobs<B> {
             });
         }
         let left = part.end - part.start;
-        let (run, skip) = match map {
-            Some(map) => {
-                let mut skip = part.start;
-                // How many blocks lie wholly before the part.
-                let before = map.iter().take_while(|entry| {
-                    let before = left > 0 && skip >= entry.byte_length;
-                    skip -= if before { entry.byte_length } else { 0 };
-                    before
-                });
-                let next = before.count();
-                (
-                    Run::Mapped {
-                        map: map.into(),
-                        next,
-                    },
-                    skip,
-                )
+        let (run, skip) = if let Some(map) = map {
+            let (mut next, mut skip) = (0, part.start);
+            while let Some(entry) = map
+                .get(next)
+                .filter(|entry| left > 0 && skip >= entry.byte_length)
+            {
+                skip -= entry.byte_length;
+                next += 1;
             }
-            None => {
-                let (next, skip) = if left == 0 {
-                    (pointer.block_offset, 0)
-                } else {
-                    self.locate(pointer, part.start).await?
-                };
-                (
-                    Run::Plain {
-                        next,
-                        end: pointer.blocks().end,
-                    },
-                    skip,
-                )
-            }
+            (
+                Run::Mapped {
+                    map: map.into(),
+                    next,
+                },
+                skip,
+            )
+        } else {
+            let first = (pointer.block_offset, 0);
+            let (next, skip) = if left == 0 {
+                first
+            } else {
+                self.locate(pointer, part.start).await?
+            };
+            (
+                Run::Plain {
+                    next,
+                    end: pointer.blocks().end,
+                },
+                skip,
+            )
         };
         Ok(BlobReader {
             core: self.clone(),

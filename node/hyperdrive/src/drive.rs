@@ -121,13 +121,21 @@ impl<D: Blocks> Files<D> {
 
     /// What a name leads to after all links, or none if it, or where it leads, is not there.
     pub async fn follow(&self, name: &str) -> Result<Option<File>, DriveError> {
-        let mut file = self.entry(name).await?;
+        Ok(self.resolve(name).await?.1)
+    }
+
+    /// The name that a name leads to after all links, and the file there, if there is one. Without it the last name may
+    /// still be a folder.
+    pub async fn resolve(&self, name: &str) -> Result<(String, Option<File>), DriveError> {
+        let mut path = path::normalize(name)?;
         for _ in 0..=MAX_LINKS {
-            let Some(found) = file else { return Ok(None) };
-            let Some(target) = &found.entry.linkname else {
-                return Ok(Some(found));
+            let Some(file) = self.entry(&path).await? else {
+                return Ok((path, None));
             };
-            file = self.entry(&path::resolve(&found.path, target)?).await?;
+            let Some(target) = &file.entry.linkname else {
+                return Ok((path, Some(file)));
+            };
+            path = path::resolve(&path, target)?;
         }
         Err(DriveError::TooManyLinks {
             path: name.to_owned(),

@@ -1,4 +1,4 @@
-//! Where a core's state lives. [`MemoryStorage`] keeps it in memory; the disk has its own module.
+//! Where a core's state lives. [`MemoryStorage`] keeps it in memory, [`DiskStorage`] in a directory.
 //!
 //! A storage keeps what it is told and judges nothing: [`crate::core::Core`] verifies before it stores. Invariants:
 //! [`Storage::apply`] is atomic (all of it or nothing, also across a crash), later changes never survive a crash that
@@ -16,7 +16,7 @@ use crate::bitfield::Bitfield;
 use crate::manifest::Manifest;
 use crate::node::Node;
 
-pub use disk::{DEFAULT_OPEN_FILES, DiskOptions, DiskStorage, Files};
+pub use disk::{DEFAULT_OPEN_FILES, DiskOptions, DiskStorage, Faults, Files, Limits};
 pub use memory::MemoryStorage;
 
 /// How a failure should be treated.

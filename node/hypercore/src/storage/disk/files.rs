@@ -1,27 +1,75 @@
-//! Open files of a store, shared by its cores: at most a fixed number of descriptors, the least recently used closed first.
+//! The few file operations of the disk storage, with a bounded set of open descriptors.
+//!
+//! One [`Files`] is shared by all cores of a store. It opens files when they are needed and closes the ones that were
+//! not used for longest, so that ten thousand cores do not need ten thousand descriptors. Every changing operation goes
+//! through here, so that tests can stop the world at any of them ([`Faults`]).
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::storage::StorageError;
 
-/// Descriptors kept open when nothing else is said: a quarter of the usual soft limit of 1024, so that sockets have room.
-pub const DEFAULT_OPEN_FILES: usize = 192;
+/// Descriptors kept open: far below the usual limit of 1024 per process, enough for the cores that are busy at once.
+pub const DEFAULT_OPEN_FILES: usize = 256;
 
-/// The open files of a store. Clones share them.
-#[derive(Debug, Clone)]
-pub struct Files {
-    limit: usize,
-    open: Arc<Mutex<Open>>,
+/// Stops a storage after a number of changing file operations, as a crash would: the operation that hits the end
+/// writes half of its bytes, every later one fails.
+#[derive(Debug)]
+pub struct Faults {
+    left: AtomicI64,
 }
 
-#[derive(Debug, Default)]
+impl Faults {
+    /// Allows `operations` changes.
+    pub fn after(operations: i64) -> Arc<Self> {
+        Arc::new(Self {
+            left: AtomicI64::new(operations),
+        })
+    }
+
+    /// Whether the end was hit.
+    pub fn hit(&self) -> bool {
+        self.left.load(Ordering::SeqCst) < 0
+    }
+
+    /// Whether the next operation may run; the first that may not is told apart, so that it can do half of its work.
+    fn next(&self) -> Step {
+        match self.left.fetch_sub(1, Ordering::SeqCst) {
+            1.. => Step::Run,
+            0 => Step::Half,
+            _ => Step::Fail,
+        }
+    }
+}
+
+enum Step {
+    Run,
+    Half,
+    Fail,
+}
+
 struct Open {
-    files: HashMap<PathBuf, (Arc<File>, u64)>,
+    file: Arc<File>,
+    used: u64,
+}
+
+#[derive(Default)]
+struct Cache {
+    open: HashMap<PathBuf, Open>,
     clock: u64,
+}
+
+/// Opens, reads and changes files. Clones share the open ones.
+#[derive(Clone)]
+pub struct Files {
+    cache: Arc<Mutex<Cache>>,
+    capacity: usize,
+    faults: Option<Arc<Faults>>,
 }
 
 impl Default for Files {
@@ -30,75 +78,197 @@ impl Default for Files {
     }
 }
 
+impl std::fmt::Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Files")
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Files {
-    /// Keeps at most `limit` files open (more while they are in use).
-    pub fn new(limit: usize) -> Self {
+    /// Keeps at most `capacity` files open (at least one), and each log while it has bytes that are not synced.
+    pub fn new(capacity: usize) -> Self {
         Self {
-            limit: limit.max(1),
-            open: Arc::default(),
+            cache: Arc::default(),
+            capacity: capacity.max(1),
+            faults: None,
         }
     }
 
-    /// An existing file, to read and to append.
-    pub(super) fn get(&self, path: &Path) -> Result<Arc<File>, StorageError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.clock += 1;
-        let now = open.clock;
-        if let Some((file, used)) = open.files.get_mut(path) {
-            *used = now;
-            return Ok(Arc::clone(file));
+    /// As [`Files::new`], and stops when the faults say so.
+    pub fn with_faults(capacity: usize, faults: Arc<Faults>) -> Self {
+        Self {
+            cache: Arc::default(),
+            capacity: capacity.max(1),
+            faults: Some(faults),
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(io_error("open", path))?;
-        let file = Arc::new(file);
-        if open.files.len() >= self.limit
-            && let Some(oldest) = open
-                .files
+    }
+
+    /// Number of files open now.
+    pub fn open_count(&self) -> usize {
+        self.cache
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .open
+            .len()
+    }
+
+    fn step(&self) -> Step {
+        self.faults.as_ref().map_or(Step::Run, |faults| faults.next())
+    }
+
+    fn change(&self) -> io::Result<()> {
+        match self.step() {
+            Step::Run => Ok(()),
+            Step::Half | Step::Fail => Err(io::Error::other("stopped by a test")),
+        }
+    }
+
+    fn file(&self, path: &Path) -> io::Result<Arc<File>> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.clock += 1;
+        let now = cache.clock;
+        if let Some(open) = cache.open.get_mut(path) {
+            open.used = now;
+            return Ok(open.file.clone());
+        }
+        // Segments are read-only by contract, not by mode: only the head log is ever written in place.
+        let file = Arc::new(OpenOptions::new().read(true).write(true).open(path)?);
+        if cache.open.len() >= self.capacity {
+            let oldest = cache
+                .open
                 .iter()
-                .min_by_key(|(_, (_, used))| *used)
-                .map(|(path, _)| path.clone())
-        {
-            open.files.remove(&oldest);
+                .min_by_key(|(_, open)| open.used)
+                .map(|(path, _)| path.clone());
+            if let Some(oldest) = oldest {
+                cache.open.remove(&oldest);
+            }
         }
-        open.files.insert(path.to_owned(), (Arc::clone(&file), now));
+        cache.open.insert(
+            path.to_path_buf(),
+            Open {
+                file: file.clone(),
+                used: now,
+            },
+        );
         Ok(file)
     }
 
-    /// Forgets a file that is replaced or deleted.
+    /// Closes a file, so that the next use opens what lies under its name then.
     pub(super) fn forget(&self, path: &Path) {
-        self.open
+        self.cache
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .files
+            .open
             .remove(path);
+    }
+
+    /// An open file to hold on to: the kernel reports a failed write-back to descriptors that were open then.
+    pub(super) fn hold(&self, path: &Path) -> Result<Arc<File>, StorageError> {
+        self.file(path).map_err(failed("open", path))
+    }
+
+    pub(super) fn length(&self, path: &Path) -> Result<u64, StorageError> {
+        let length = self
+            .file(path)
+            .and_then(|file| file.metadata())
+            .map(|metadata| metadata.len());
+        length.map_err(failed("read the length of", path))
+    }
+
+    /// Fills the buffer from `offset`; a file that ends earlier is an error of kind `UnexpectedEof`.
+    pub(super) fn read_at(&self, path: &Path, offset: u64, buffer: &mut [u8]) -> Result<(), StorageError> {
+        self.file(path)
+            .and_then(|file| file.read_exact_at(buffer, offset))
+            .map_err(failed("read", path))
+    }
+
+    pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, StorageError> {
+        let mut bytes = vec![0; self.length(path)? as usize];
+        self.read_at(path, 0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    pub(super) fn write_at(&self, path: &Path, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        let write = || {
+            let file = self.file(path)?;
+            match self.step() {
+                Step::Run => file.write_all_at(bytes, offset),
+                Step::Half => {
+                    file.write_all_at(&bytes[..bytes.len() / 2], offset)?;
+                    Err(io::Error::other("stopped by a test"))
+                }
+                Step::Fail => Err(io::Error::other("stopped by a test")),
+            }
+        };
+        write().map_err(failed("write", path))
+    }
+
+    pub(super) fn cut(&self, path: &Path, length: u64) -> Result<(), StorageError> {
+        let cut = || {
+            self.change()?;
+            self.file(path)?.set_len(length)
+        };
+        cut().map_err(failed("cut", path))
+    }
+
+    /// Writes the file's data through to the disk (`fdatasync`).
+    pub(super) fn sync(&self, path: &Path) -> Result<(), StorageError> {
+        self.sync_held(&*self.hold(path)?, path)
+    }
+
+    pub(super) fn sync_held(&self, file: &File, path: &Path) -> Result<(), StorageError> {
+        self.change()
+            .and_then(|()| file.sync_data())
+            .map_err(failed("sync", path))
+    }
+
+    /// Makes a whole file appear under its name at once, durable but for its directory entry.
+    pub(super) fn write_whole(&self, path: &Path, parts: &[&[u8]]) -> Result<(), StorageError> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".tmp");
+        let temporary = PathBuf::from(temporary);
+        self.forget(&temporary);
+        self.change()
+            .and_then(|()| File::create(&temporary))
+            .map_err(failed("create", &temporary))?;
+        let mut offset = 0;
+        for part in parts {
+            self.write_at(&temporary, offset, part)?;
+            offset += part.len() as u64;
+        }
+        self.sync(&temporary)?;
+        self.rename(&temporary, path)
+    }
+
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
+        self.change()
+            .and_then(|()| fs::rename(from, to))
+            .map_err(failed("rename", from))?;
+        self.forget(from);
+        self.forget(to);
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, path: &Path) -> Result<(), StorageError> {
+        self.forget(path);
+        match self.change().and_then(|()| fs::remove_file(path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(failed("remove", path)),
+        }
+    }
+
+    /// Writes the directory's entries through to the disk.
+    pub(super) fn sync_dir(&self, dir: &Path) -> Result<(), StorageError> {
+        self.change()
+            .and_then(|()| File::open(dir)?.sync_all())
+            .map_err(failed("sync the directory", dir))
     }
 }
 
-/// Names what was tried and on which file.
-pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
-    let path = path.to_owned();
+/// Wraps an I/O error with what was tried on which file.
+pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+    let path = path.to_path_buf();
     move |source| StorageError::Io { action, path, source }
-}
-
-/// Makes a rename or a deletion in a directory durable.
-pub(super) fn sync_dir(dir: &Path) -> Result<(), StorageError> {
-    File::open(dir)
-        .and_then(|file| file.sync_all())
-        .map_err(io_error("sync", dir))
-}
-
-/// Writes a whole file so that it is either there, complete and durable, or not there.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
-    let partial = path.with_extension("partial");
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&partial)?;
-        io::Write::write_all(&mut file, bytes)?;
-        file.sync_data()
-    };
-    write().map_err(io_error("write", &partial))?;
-    std::fs::rename(&partial, path).map_err(io_error("rename", path))?;
-    sync_dir(path.parent().unwrap_or(Path::new(".")))
 }

@@ -1,26 +1,32 @@
-//! A core on disk: a directory with a head log and sealed segments.
+//! A core's state in a directory: a head log that is appended to, and sealed segment files (`docs/format/head-log.md`).
 //!
-//! New blocks and nodes go into the head log (`head.log`), one checksummed record for each [`Changes`]: that makes them
-//! atomic. A run of blocks whose segment can't grow any more is sealed into a segment file, the same bytes that a backup
-//! ships, and leaves the log when the log is compacted. Formats: `docs/format/{head-log,segment}.md`.
+//! Changes go to the log as one batch of records; a batch that a crash tore is cut when the storage is opened, and told by
+//! [`DiskStorage::torn_tail`]. When enough blocks lie in the log, whole subtrees are written as segments (temporary file,
+//! sync, rename, sync of the directory, only then a record in the log), and when most of the log is dead it is written
+//! anew. So an open core costs memory for its head and a small entry per segment, not for its blocks.
 //!
-//! Invariants: what [`Storage::flush`] covered survives a crash; a segment file counts only once the log says so; the log
-//! is replaced by renaming, never rewritten in place; bytes that are cut from a torn log are kept beside it.
-//! Memory: the bits held, where the log's blocks lie, and the nodes that no segment file has.
+//! Invariants: a block or node is findable either in the log or in a segment at any moment of any crash; files are removed
+//! only after the log that no longer needs them is durable; descriptors are bounded by the shared [`Files`].
+//!
+//! What it does not do: it verifies no hash paths (the core does), and the log is not encrypted (segments are, when a
+//! content key is given).
 
 mod files;
-mod record;
+mod index;
+mod log;
 mod seal;
-mod sealed;
+mod sidecar;
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::collections::HashSet;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::files::failed;
+use self::index::Index;
+use self::log::{Batch, BlockPlace, Record, Sealed};
 use super::{Changes, Head, Storage, StorageError};
 use crate::bitfield::Bitfield;
 use crate::crypto::Hash;
@@ -29,92 +35,139 @@ use crate::manifest::Manifest;
 use crate::node::Node;
 use crate::segment::{ContentCipher, Place, SegmentId};
 
-pub use files::{DEFAULT_OPEN_FILES, Files};
+pub use files::{DEFAULT_OPEN_FILES, Faults, Files};
 
-use files::{io_error, sync_dir};
-use record::{FILE_HEADER_BYTES, FILE_MAGIC, Found, RECORD_HEADER_BYTES, Record, Tail};
-use sealed::Sealed;
+/// Name of the log in a core's directory.
+const LOG_NAME: &str = "head.log";
+/// Name of what was cut from a torn log.
+const TORN_NAME: &str = "head.log.torn";
 
-/// Where a block lies in the log: its index; offset and length of its bytes.
-type Placed = (u64, (u64, u32));
+/// When the log is sealed and compacted. The defaults keep the log of a full core within a few segments; tests use
+/// smaller ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Block bytes in the log above which finished segments are sealed.
+    pub seal_bytes: u64,
+    /// Block bytes in the log above which unfinished subtrees are sealed as well, so that a sparse core stays bounded.
+    pub spill_bytes: u64,
+    /// Smallest subtree that is sealed unfinished: smaller ones would make too many files.
+    pub spill_min_bytes: u64,
+    /// Nodes in memory above which finished segments are sealed: many tiny blocks.
+    pub seal_nodes: usize,
+    /// Dead log bytes that are tolerated on top of the live ones before the log is written anew.
+    pub dead_bytes: u64,
+}
 
-/// What the cores of a store share.
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            seal_bytes: 8 << 20,
+            spill_bytes: 64 << 20,
+            spill_min_bytes: 64 << 10,
+            seal_nodes: 1 << 16,
+            dead_bytes: 4 << 20,
+        }
+    }
+}
+
+/// How a core's directory is opened.
 #[derive(Debug, Clone, Default)]
 pub struct DiskOptions {
-    /// Open files.
+    /// Open files, shared by all cores of a store.
     pub files: Files,
     /// Encrypts sealed segments; without it they are plain.
     pub cipher: Option<ContentCipher>,
+    /// When to seal and compact.
+    pub limits: Limits,
+    /// Open a damaged log for reading what lies before the damage; changes are refused then.
+    pub salvage: bool,
 }
 
-/// A core on disk.
+/// The storage of one core in one directory.
 #[derive(Debug)]
 pub struct DiskStorage {
     dir: PathBuf,
+    log: PathBuf,
     discovery_key: Hash,
-    options: DiskOptions,
-    manifest: Option<Manifest>,
-    head: Head,
-    bitfield: Bitfield,
-    /// Nodes that no sealed segment has.
-    nodes: HashMap<u64, Node>,
-    /// Where the log's blocks lie: offset and length.
-    log_blocks: BTreeMap<u64, (u64, u32)>,
-    /// Sealed segments by first block.
-    sealed: BTreeMap<u64, Sealed>,
+    files: Files,
+    cipher: Option<ContentCipher>,
+    limits: Limits,
+    index: Index,
+    generation: u64,
     log_bytes: u64,
     /// Bytes of the log that are synced.
     durable_bytes: u64,
-    /// Bytes of the log that belong to blocks which are sealed or gone.
-    stale_bytes: u64,
-    /// Block bytes in the log when sealing was tried last.
-    tried_at: u64,
-    /// The log while it has bytes that are not synced: kept open, so that a failed write-back is reported here.
+    /// The log while it has bytes that are not synced.
     dirty: Option<Arc<File>>,
-    closed: bool,
     /// Bytes that were cut from a torn log when it was opened.
     cut_bytes: u64,
+    closed: bool,
+    /// Why the last sealing or compaction failed, and the log length at which it is tried again.
+    maintenance: Option<(StorageError, u64)>,
 }
 
 impl DiskStorage {
     /// Opens the directory of a core, making it when it isn't there. A torn tail of the log, which never was
     /// acknowledged, is cut and kept in a file beside it; damage to durable bytes is an error that names the place.
     pub fn open(dir: &Path, discovery_key: Hash, options: DiskOptions) -> Result<Self, StorageError> {
-        let segments = dir.join("segments");
-        fs::create_dir_all(&segments).map_err(io_error("make", &segments))?;
-        let mut storage = Self {
-            dir: dir.to_owned(),
-            discovery_key,
-            options,
-            manifest: None,
-            head: Head::default(),
-            bitfield: Bitfield::default(),
-            nodes: HashMap::new(),
-            log_blocks: BTreeMap::new(),
-            sealed: BTreeMap::new(),
-            log_bytes: 0,
-            durable_bytes: 0,
-            stale_bytes: 0,
-            tried_at: 0,
-            dirty: None,
-            closed: false,
-            cut_bytes: 0,
-        };
-        let log = storage.log_path();
-        match fs::read(&log) {
-            Ok(bytes) => storage.replay(&bytes.into())?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                files::write_whole(&log, &storage.file_header())?;
-                if let Some(parent) = dir.parent() {
-                    sync_dir(parent)?;
-                }
-                storage.log_bytes = FILE_HEADER_BYTES as u64;
-                storage.durable_bytes = storage.log_bytes;
+        let (log, segments) = (dir.join(LOG_NAME), dir.join("segments"));
+        let files = options.files;
+        fs::create_dir_all(&segments).map_err(failed("create", &segments))?;
+        if !log.exists() {
+            files.write_whole(&log, &[&log::encode_header(1, &discovery_key)])?;
+            files.sync_dir(dir)?;
+            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                files.sync_dir(parent)?;
             }
-            Err(error) => return Err(io_error("read", &log)(error)),
         }
-        storage.delete_strangers()?;
+        files.forget(&log);
+        let scan = log::scan(&files, &log, &discovery_key)?;
+        if let Some(offset) = scan.damage.filter(|_| !options.salvage) {
+            return Err(StorageError::Damaged {
+                what: "a record",
+                path: log,
+                offset,
+            });
+        }
+        let mut index = Index::default();
+        for record in scan.records {
+            index.take(record);
+        }
+        let mut storage = Self {
+            dir: dir.to_path_buf(),
+            log,
+            discovery_key,
+            files,
+            cipher: options.cipher,
+            limits: options.limits,
+            index,
+            generation: scan.generation,
+            log_bytes: scan.end,
+            durable_bytes: scan.end,
+            dirty: None,
+            cut_bytes: 0,
+            closed: scan.damage.is_some(),
+            maintenance: None,
+        };
+        if !storage.closed {
+            storage.cut_tail(scan.file_length)?;
+            storage.remove_strays()?;
+        }
         Ok(storage)
+    }
+
+    /// Cuts what lies behind the last whole batch, keeping it beside the log for whoever wants to look.
+    fn cut_tail(&mut self, file_length: u64) -> Result<(), StorageError> {
+        self.cut_bytes = file_length - self.log_bytes;
+        if self.cut_bytes > 0 {
+            let mut torn = vec![0; self.cut_bytes as usize];
+            self.files.read_at(&self.log, self.log_bytes, &mut torn)?;
+            self.files.write_whole(&self.dir.join(TORN_NAME), &[&torn])?;
+            self.files.cut(&self.log, self.log_bytes)?;
+            // Bytes before the cut may be in the page cache alone (the process died, not the machine).
+            self.files.sync(&self.log)?;
+        }
+        Ok(())
     }
 
     /// Bytes that were cut from the end of a torn log when it was opened; they lie in `head.log.torn`.
@@ -122,332 +175,228 @@ impl DiskStorage {
         self.cut_bytes
     }
 
-    /// Bytes on disk: the log and the sealed segments' blocks.
+    /// Why sealing or compacting failed last, if it did. The core works on; its log grows until it succeeds.
+    pub fn maintenance_error(&self) -> Option<&StorageError> {
+        self.maintenance.as_ref().map(|(error, _)| error)
+    }
+
+    /// Length of the log in bytes.
     pub fn log_bytes(&self) -> u64 {
         self.log_bytes
     }
 
-    /// The sealed segments.
+    /// The sealed segments whose blocks are on disk (some of them may have been cleared).
     pub fn sealed_segments(&self) -> impl Iterator<Item = SegmentId> + '_ {
-        self.sealed.values().map(|sealed| sealed.id)
+        self.index
+            .segments
+            .values()
+            .filter(|sealed| !sealed.hollow)
+            .map(|sealed| sealed.id)
     }
 
-    /// The bytes of a sealed segment as they lie on disk, if there is one with this name whose blocks are all held and
-    /// whose fork is the core's.
+    /// The bytes of a sealed segment as they lie on disk, if there is one with this name whose blocks are all held.
     pub fn sealed_bytes(&self, id: SegmentId) -> Result<Option<Bytes>, StorageError> {
-        match self.sealed.get(&id.blocks().start) {
-            Some(sealed)
-                if sealed.id == id
-                    && sealed.fork == self.head.fork
-                    && self.bitfield.contains_range(id.blocks()) =>
-            {
-                sealed.bytes().map(Some)
-            }
-            _ => Ok(None),
-        }
+        self.index
+            .whole_segment(id)
+            .map(|sealed| self.segment_bytes(sealed))
+            .transpose()
     }
 
-    fn log_path(&self) -> PathBuf {
-        self.dir.join("head.log")
-    }
-
-    fn segments_dir(&self) -> PathBuf {
-        self.dir.join("segments")
-    }
-
-    fn file_header(&self) -> Vec<u8> {
-        [&FILE_MAGIC[..], &self.discovery_key].concat()
-    }
-
-    fn replay(&mut self, bytes: &Bytes) -> Result<(), StorageError> {
-        let path = self.log_path();
-        let foreign = |what| StorageError::Foreign {
-            what,
-            path: path.clone(),
-        };
-        let header = bytes
-            .get(..FILE_HEADER_BYTES)
-            .ok_or_else(|| foreign("it is no head log"))?;
-        if header[..8] != FILE_MAGIC {
-            return Err(foreign("it is no head log, or a newer program wrote it"));
-        }
-        if header[8..] != self.discovery_key {
-            return Err(foreign("it belongs to another core"));
-        }
-        let mut found = Vec::new();
-        let tail = record::scan(bytes, |record| found.push(record));
-        for Found {
-            record,
-            payload_at,
-            payload,
-        } in found
-        {
-            match record {
-                Record::Changes(changes) => {
-                    let base = payload.as_ptr() as usize;
-                    let places = changes.blocks.iter().map(|(index, block)| {
-                        let offset = if block.is_empty() {
-                            0
-                        } else {
-                            (block.as_ptr() as usize - base) as u64
-                        };
-                        (*index, (payload_at + offset, block.len() as u32))
-                    });
-                    let places: Vec<_> = places.collect();
-                    self.change(changes, &places);
-                }
-                Record::Sealed { id, fork } => self.take_over(Sealed::new(&self.segments_dir(), id, fork)),
-            }
-        }
-        // Only now: a later record may have truncated a segment away, and its file with it.
-        if let Some(missing) = self.sealed.values().find(|sealed| !sealed.path().exists()) {
-            return Err(missing.damaged("the segment file is missing", 0));
-        }
-        self.log_bytes = bytes.len() as u64;
-        match tail {
-            Tail::Clean => {}
-            Tail::Damaged(offset) => {
-                return Err(StorageError::Damaged {
-                    what: "a record",
-                    path,
-                    offset,
-                });
-            }
-            Tail::Torn(offset) => self.cut_tail(bytes, offset)?,
-        }
-        self.durable_bytes = self.log_bytes;
-        Ok(())
-    }
-
-    fn cut_tail(&mut self, bytes: &Bytes, offset: u64) -> Result<(), StorageError> {
-        let path = self.log_path();
-        files::write_whole(&self.dir.join("head.log.torn"), &bytes[offset as usize..])?;
-        let file = OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .map_err(io_error("open", &path))?;
-        file.set_len(offset)
-            .and_then(|()| file.sync_all())
-            .map_err(io_error("cut", &path))?;
-        self.cut_bytes = bytes.len() as u64 - offset;
-        self.log_bytes = offset;
-        Ok(())
-    }
-
-    /// Deletes segment files that the log doesn't know: left over from a crash while sealing or truncating.
-    fn delete_strangers(&self) -> Result<(), StorageError> {
-        let dir = self.segments_dir();
-        let known: Vec<&Path> = self.sealed.values().map(Sealed::path).collect();
-        for entry in fs::read_dir(&dir).map_err(io_error("list", &dir))? {
-            let path = entry.map_err(io_error("list", &dir))?.path();
-            if !known.contains(&path.with_extension("seg").as_path())
-                || path.extension().is_some_and(|e| e == "partial")
-            {
-                fs::remove_file(&path).map_err(io_error("delete", &path))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes changes in memory. `places` says where the blocks lie in the log.
-    fn change(&mut self, changes: Changes, places: &[Placed]) {
-        if changes.manifest.is_some() {
-            self.manifest = changes.manifest;
-        }
-        if let Some(length) = changes.truncate {
-            let gone = self.log_blocks.split_off(&length);
-            self.stale_bytes += gone.values().map(|(_, bytes)| u64::from(*bytes)).sum::<u64>();
-            self.bitfield.clear_range(length..u64::MAX);
-            self.nodes
-                .retain(|index, _| flat_tree::end_block(*index) <= length);
-            self.sealed.retain(|_, sealed| sealed.id.blocks().end <= length);
-        }
-        for range in changes.clear {
-            let cleared: Vec<u64> = self
-                .log_blocks
-                .range(range.clone())
-                .map(|(index, _)| *index)
-                .collect();
-            for index in cleared {
-                if let Some((_, bytes)) = self.log_blocks.remove(&index) {
-                    self.stale_bytes += u64::from(bytes);
-                }
-            }
-            self.bitfield.clear_range(range);
-        }
-        for node in changes.nodes {
-            if self.sealed_with_node(node.index).is_none() {
-                self.nodes.insert(node.index, node);
-            }
-        }
-        for (index, place) in places {
-            self.bitfield.set(*index);
-            if let Some((_, bytes)) = self.log_blocks.insert(*index, *place) {
-                self.stale_bytes += u64::from(bytes);
-            }
-        }
-        if let Some(head) = changes.head {
-            self.head = head;
-        }
-    }
-
-    /// The sealed segment that holds a block's bytes, cleared or not.
-    fn sealed_with_block(&self, index: u64) -> Option<&Sealed> {
-        self.sealed
-            .range(..=index)
-            .next_back()
-            .map(|(_, sealed)| sealed)
-            .filter(|s| s.id.blocks().contains(&index))
-    }
-
-    fn sealed_with_node(&self, index: u64) -> Option<&Sealed> {
-        self.sealed_with_block(flat_tree::first_block(index))
-            .filter(|sealed| flat_tree::contains(sealed.id.node(), index))
-    }
-
-    /// Blocks of a sealed segment that a truncation cuts through go back to the log, with the nodes that remain.
-    fn rescue(&self, length: u64, changes: &mut Changes) -> Result<(), StorageError> {
-        let Some(sealed) = length
-            .checked_sub(1)
-            .and_then(|last| self.sealed_with_block(last))
-        else {
-            return Ok(());
-        };
-        if sealed.id.blocks().end <= length {
-            return Ok(());
-        }
-        for index in sealed.id.blocks().start..length {
-            if self.bitfield.get(index) && !changes.clear.iter().any(|range| range.contains(&index)) {
-                let block = self.read_sealed(sealed, index)?;
-                changes.blocks.push((index, block));
-            }
-        }
-        let node = sealed.id.node();
-        for index in flat_tree::left_span(node)..=flat_tree::right_span(node) {
-            if flat_tree::end_block(index) <= length {
-                changes
-                    .nodes
-                    .push(sealed.node(index, &self.options.files, self.options.cipher.as_ref())?);
-            }
-        }
-        Ok(())
-    }
-
-    fn read_sealed(&self, sealed: &Sealed, index: u64) -> Result<Bytes, StorageError> {
-        let place = Place {
+    fn place(&self, sealed: &Sealed) -> Place {
+        Place {
             discovery_key: self.discovery_key,
             fork: sealed.fork,
             id: sealed.id,
-        };
-        if !sealed.belongs_to(&place, &self.options.files)? {
-            return Err(sealed.damaged("the segment belongs to another core", 0));
         }
-        sealed.block(index, &self.options.files, self.options.cipher.as_ref())
     }
 
-    /// Appends a record; returns where its blocks lie. After a failure the storage is closed: what lies at the end of the
-    /// file isn't known any more.
-    fn append(&mut self, record: &Record) -> Result<Vec<Placed>, StorageError> {
-        if self.closed {
-            return Err(StorageError::Closed);
+    fn segment_path(&self, sealed: &Sealed) -> PathBuf {
+        self.dir.join(format!(
+            "segments/{}-{}-{}.seg",
+            sealed.id.level, sealed.id.index, sealed.fork
+        ))
+    }
+
+    fn sidecar_path(&self, sealed: &Sealed) -> PathBuf {
+        self.segment_path(sealed).with_extension("tree")
+    }
+
+    /// Removes files that the log does not name, left by a crash between two steps of sealing; a segment that it does
+    /// name and that is gone is damage.
+    fn remove_strays(&mut self) -> Result<(), StorageError> {
+        (self.index.dropped, self.index.hollowed) = (Vec::new(), Vec::new());
+        let whole = self.index.segments.values().filter(|sealed| !sealed.hollow);
+        let mut missing: HashSet<PathBuf> = whole.map(|sealed| self.segment_path(sealed)).collect();
+        let trees: HashSet<PathBuf> = self
+            .index
+            .segments
+            .values()
+            .map(|sealed| self.sidecar_path(sealed))
+            .collect();
+        let dir = self.dir.join("segments");
+        for entry in fs::read_dir(&dir).map_err(failed("list", &dir))? {
+            let path = entry.map_err(failed("list", &dir))?.path();
+            if !missing.remove(&path) && !trees.contains(&path) {
+                self.files.remove(&path)?;
+            }
         }
-        let path = self.log_path();
-        let file = match &self.dirty {
-            Some(file) => Arc::clone(file),
-            None => self.options.files.get(&path)?,
+        match missing.into_iter().next() {
+            Some(path) => Err(StorageError::Damaged {
+                what: "a segment file that is missing",
+                path,
+                offset: 0,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn log_block(&self, place: &BlockPlace) -> Result<Bytes, StorageError> {
+        let mut bytes = vec![0; place.length as usize];
+        self.files.read_at(&self.log, place.offset, &mut bytes)?;
+        if crc32c::crc32c(&bytes) != place.crc {
+            let (path, offset) = (self.log.clone(), place.offset);
+            return Err(StorageError::Damaged {
+                what: "a block",
+                path,
+                offset,
+            });
+        }
+        Ok(bytes.into())
+    }
+
+    /// The blocks and nodes below `length` of the segment that reaches over it: truncating drops the file, so they go
+    /// back to the log.
+    fn rescue(&self, length: u64, changes: &mut Changes) -> Result<(), StorageError> {
+        let Some(sealed) = self
+            .index
+            .segment_of_block(length)
+            .filter(|sealed| sealed.id.blocks().start < length)
+        else {
+            return Ok(());
         };
-        let mut bytes = Vec::new();
-        let places = record::encode(record, self.durable_bytes, &mut bytes);
-        debug_assert!(bytes.len() >= RECORD_HEADER_BYTES);
-        if let Err(source) = file.write_all_at(&bytes, self.log_bytes) {
-            // Half a record is harmless when it is cut off again; if that fails too, only opening anew can tell.
-            self.closed = file.set_len(self.log_bytes).is_err();
-            return Err(io_error("write", &path)(source));
+        let start = sealed.id.blocks().start;
+        let (mut blocks, mut nodes) = (Vec::new(), Vec::new());
+        for block in start..length {
+            if self.index.bitfield.get(block)
+                && !self.index.blocks.contains_key(&block)
+                && let Some(bytes) = self.block(block)?
+            {
+                blocks.push((block, bytes));
+            }
         }
-        let base = self.log_bytes;
-        self.log_bytes += bytes.len() as u64;
-        self.dirty = Some(file);
-        let place = |place: std::ops::Range<usize>| (base + place.start as u64, place.len() as u32);
-        Ok(places
-            .into_iter()
-            .map(|(index, range)| (index, place(range)))
-            .collect())
+        for index in flat_tree::left_span(sealed.id.node())..2 * length - 1 {
+            if flat_tree::end_block(index) <= length
+                && let Some(node) = self.node(index)?
+            {
+                nodes.push(node);
+            }
+        }
+        blocks.append(&mut changes.blocks);
+        nodes.append(&mut changes.nodes);
+        (changes.blocks, changes.nodes) = (blocks, nodes);
+        Ok(())
+    }
+
+    /// Writes a batch at the end of the log: all of it, or nothing.
+    fn append(&mut self, batch: &Batch) -> Result<(), StorageError> {
+        if self.dirty.is_none() {
+            self.dirty = Some(self.files.hold(&self.log)?);
+        }
+        if let Err(error) = self.files.write_at(&self.log, self.log_bytes, &batch.bytes) {
+            // A log whose torn end cannot be cut must not be appended to.
+            self.closed = self.files.cut(&self.log, self.log_bytes).is_err();
+            return Err(error);
+        }
+        self.log_bytes += batch.bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Writes changes to the log, and gives the records that the index takes when they are written.
+    fn write(&mut self, changes: Changes) -> Result<Vec<Record>, StorageError> {
+        let mut batch = Batch::new(self.generation);
+        let mut records = Vec::new();
+        if let Some(manifest) = changes.manifest {
+            batch.manifest(&manifest);
+            records.push(Record::Manifest(manifest));
+        }
+        if let Some(length) = changes.truncate {
+            batch.truncate(length);
+            records.push(Record::Truncate(length));
+        }
+        for blocks in changes.clear {
+            batch.clear(&blocks);
+            records.push(Record::Clear(blocks));
+        }
+        let mut nodes = changes.nodes;
+        if changes.truncate.is_none() {
+            nodes.retain(|node| self.index.node(node.index) != Some(*node));
+        }
+        batch.nodes(&nodes);
+        records.push(Record::Nodes(nodes));
+        for (index, block) in changes.blocks {
+            let place = batch.block(self.log_bytes, index, &block);
+            records.push(Record::Block { index, place });
+        }
+        if let Some(head) = changes.head {
+            batch.head(&head);
+            records.push(Record::Head(head));
+        }
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        batch.finish();
+        self.append(&batch)?;
+        Ok(records)
     }
 }
 
 impl Storage for DiskStorage {
     fn manifest(&self) -> Option<&Manifest> {
-        self.manifest.as_ref()
+        self.index.manifest.as_ref()
     }
 
     fn head(&self) -> &Head {
-        &self.head
+        &self.index.head
     }
 
     fn bitfield(&self) -> &Bitfield {
-        &self.bitfield
+        &self.index.bitfield
     }
 
     fn node(&self, index: u64) -> Result<Option<Node>, StorageError> {
-        if let Some(node) = self.nodes.get(&index) {
-            return Ok(Some(*node));
+        if let Some(node) = self.index.node(index) {
+            return Ok(Some(node));
         }
-        match self.sealed_with_node(index) {
-            Some(sealed) => sealed
-                .node(index, &self.options.files, self.options.cipher.as_ref())
-                .map(Some),
+        match self.index.segment_of_node(index) {
+            Some(sealed) => self.sealed_node(sealed, index),
             None => Ok(None),
         }
     }
 
     fn block(&self, index: u64) -> Result<Option<Bytes>, StorageError> {
-        if !self.bitfield.get(index) {
+        if let Some(place) = self.index.blocks.get(&index) {
+            return self.log_block(place).map(Some);
+        }
+        if !self.index.bitfield.get(index) {
             return Ok(None);
         }
-        if let Some((offset, length)) = self.log_blocks.get(&index) {
-            let path = self.log_path();
-            let file = self.options.files.get(&path)?;
-            let mut block = vec![0; *length as usize];
-            file.read_exact_at(&mut block, *offset)
-                .map_err(io_error("read", &path))?;
-            return Ok(Some(block.into()));
-        }
-        match self.sealed_with_block(index) {
-            Some(sealed) => self.read_sealed(sealed, index).map(Some),
+        match self.index.segment_of_block(index) {
+            Some(sealed) => self.sealed_block(sealed, index).map(Some),
             None => Ok(None),
         }
     }
 
     fn apply(&mut self, mut changes: Changes) -> Result<(), StorageError> {
+        if self.closed {
+            return Err(StorageError::Closed);
+        }
         if let Some(length) = changes.truncate {
             self.rescue(length, &mut changes)?;
         }
-        let record = Record::Changes(changes);
-        let places = self.append(&record)?;
-        if let Record::Changes(changes) = record {
-            let gone: Vec<u64> = match changes.truncate {
-                Some(length) => {
-                    let gone = self
-                        .sealed
-                        .iter()
-                        .filter(|(_, sealed)| sealed.id.blocks().end > length);
-                    gone.map(|(first, _)| *first).collect()
-                }
-                None => Vec::new(),
-            };
-            let gone: Vec<Sealed> = gone
-                .iter()
-                .filter_map(|first| self.sealed.remove(first))
-                .collect();
-            self.change(changes, &places);
-            if !gone.is_empty() {
-                // The files may go only when the log that no longer needs them can't be lost.
-                self.flush()?;
-                for sealed in gone {
-                    sealed.delete(&self.options.files)?;
-                }
-            }
+        for record in self.write(changes)? {
+            self.index.take(record);
         }
+        self.maintain();
         Ok(())
     }
 
@@ -455,16 +404,23 @@ impl Storage for DiskStorage {
         if self.closed {
             return Err(StorageError::Closed);
         }
-        if let Some(file) = self.dirty.take() {
-            let path = self.log_path();
-            if let Err(source) = file.sync_data() {
-                // The kernel may have dropped the pages: nothing that was written since the last sync can be trusted.
-                self.closed = true;
-                return Err(io_error("sync", &path)(source));
-            }
-            self.durable_bytes = self.log_bytes;
+        let Some(file) = self.dirty.take() else {
+            return Ok(());
+        };
+        if let Err(error) = self.files.sync_held(&file, &self.log) {
+            // The kernel may have dropped the pages: nothing written since the last sync can be trusted.
+            self.closed = true;
+            return Err(error);
         }
-        self.seal_if_worth_it()
+        self.durable_bytes = self.log_bytes;
+        // Tells a later reader of the log which bytes were durable; it need not be durable itself.
+        let mut batch = Batch::new(self.generation);
+        batch.synced(self.durable_bytes);
+        batch.finish();
+        let written = self.append(&batch);
+        self.dirty = None;
+        self.remove_dropped();
+        written
     }
 }
 

@@ -1,189 +1,305 @@
-//! Sealing segments and compacting the head log.
+//! Sealing subtrees into segment files, reading them, and writing the log anew when most of it is dead.
+
+use std::path::Path;
 
 use bytes::Bytes;
 
-use super::DiskStorage;
-use super::files::write_whole;
-use super::record::{self, Record};
-use super::sealed::Sealed;
-use crate::flat_tree;
-use crate::segment::cut::{MAX_SEGMENT_BYTES, is_settled};
-use crate::segment::{self, Held, Place, SegmentError, SegmentId};
-use crate::storage::{Changes, Storage, StorageError};
-
-/// Block bytes that the log gathers before segments are looked for: two segments, so that looking is rare and the log
-/// stays small.
-const SEAL_BYTES: u64 = 2 * MAX_SEGMENT_BYTES;
-/// Bytes of the log that must be stale before it is rewritten, and at least half of it.
-const COMPACT_BYTES: u64 = MAX_SEGMENT_BYTES;
+use super::log::{self, Batch, BlockPlace, Record, Sealed};
+use super::sidecar;
+use super::{DiskStorage, Storage, StorageError};
+use crate::node::Node;
+use crate::segment::cut::is_settled;
+use crate::segment::{Decoded, Header, Held, SegmentId, cut, decode, encode, open_block};
 
 impl DiskStorage {
-    /// Seals what can't grow any more, when the log has gathered enough; then compacts the log, when that frees half of it.
-    pub(super) fn seal_if_worth_it(&mut self) -> Result<(), StorageError> {
-        let live = self.log_bytes.saturating_sub(self.stale_bytes);
-        if live.saturating_sub(self.tried_at) >= SEAL_BYTES {
-            self.seal_settled()?;
-            self.tried_at = self.log_bytes.saturating_sub(self.stale_bytes);
+    /// Seals and compacts as the limits say. Failures do not touch what was stored; they are kept for
+    /// [`DiskStorage::maintenance_error`], and it is tried again when the log has grown further.
+    pub(super) fn maintain(&mut self) {
+        if self
+            .maintenance
+            .as_ref()
+            .is_some_and(|(_, retry_at)| self.log_bytes < *retry_at)
+        {
+            return;
         }
-        if self.stale_bytes >= COMPACT_BYTES && self.stale_bytes * 2 >= self.log_bytes {
+        let retry_at = self.log_bytes + self.limits.seal_bytes;
+        self.maintenance = self.try_maintain().err().map(|error| (error, retry_at));
+    }
+
+    fn try_maintain(&mut self) -> Result<(), StorageError> {
+        let in_log = self.index.live_block_bytes;
+        if in_log > self.limits.seal_bytes || self.index.node_count() > self.limits.seal_nodes {
+            for id in self.sealable(in_log > self.limits.spill_bytes)? {
+                self.seal(id)?;
+            }
+        }
+        let live = self.index.live_bytes();
+        if self.log_bytes > 2 * live + self.limits.dead_bytes {
             self.compact()?;
         }
         Ok(())
     }
 
-    /// Seals every segment that the log holds whole and that stays as it is however the core grows.
+    /// Seals every segment that is held whole and stays as it is however the core grows, whatever the limits say.
     pub fn seal_settled(&mut self) -> Result<(), StorageError> {
-        let length = self.head.length;
-        let size_of = |node| self.node(node).ok().flatten().map(|node| node.size);
-        let cut = segment::cut(
-            length,
-            |blocks| {
-                if self.bitfield.contains_range(blocks.clone()) {
-                    Held::All
-                } else if self.bitfield.intersects(blocks) {
-                    Held::Some
-                } else {
-                    Held::None
-                }
-            },
-            size_of,
-        );
-        let settled: Vec<SegmentId> = cut
-            .into_iter()
-            .filter(|id| {
-                self.sealed_with_block(id.blocks().start).is_none() && is_settled(*id, length, size_of)
-            })
-            .collect();
-        for id in settled {
+        for id in self.sealable(false)? {
             self.seal(id)?;
         }
         Ok(())
     }
 
-    fn seal(&mut self, id: SegmentId) -> Result<(), StorageError> {
-        let blocks: Vec<Bytes> = id
-            .blocks()
-            .map_while(|index| self.block(index).transpose())
-            .collect::<Result<_, _>>()?;
-        let place = Place {
-            discovery_key: self.discovery_key,
-            fork: self.head.fork,
-            id,
+    /// The subtrees that are held whole and have blocks in the log: the finished ones, or with `spill` all that are large
+    /// enough.
+    fn sealable(&self, spill: bool) -> Result<Vec<SegmentId>, StorageError> {
+        let failure = std::cell::RefCell::new(None);
+        let size_of = |node: u64| match self.node(node) {
+            Ok(node) => node.map(|node| node.size),
+            Err(error) => {
+                failure.replace(Some(error));
+                None
+            }
         };
-        let sealed = Sealed::new(&self.segments_dir(), id, self.head.fork);
-        let encoded = match segment::encode(&place, self.options.cipher.as_ref(), &blocks) {
-            Ok(encoded) => encoded,
-            // A block so large that the format can't hold it stays in the log.
-            Err(SegmentError::DoesNotFit { .. }) => return Ok(()),
-            Err(_) => return Err(sealed.damaged("the segment can't be made", 0)),
+        let held = |blocks: std::ops::Range<u64>| {
+            if self.index.blocks.range(blocks.clone()).next().is_none() {
+                Held::None
+            } else if self.index.bitfield.contains_range(blocks) {
+                Held::All
+            } else {
+                Held::Some
+            }
         };
-        // What the log holds was verified when it came; if it changed since, it must not become a segment.
-        if self.node(id.node())? != Some(encoded.root) {
-            return Err(sealed.damaged("the log's blocks don't have their hash any more", 0));
-        }
-        let mut nodes = Vec::with_capacity(2 * blocks.len());
-        for index in flat_tree::left_span(id.node())..=flat_tree::right_span(id.node()) {
-            nodes.extend(self.node(index)?);
-        }
-        if nodes.len() + 1 != 2 * blocks.len() {
-            nodes = match segment::decode(&encoded.bytes, &place, self.options.cipher.as_ref()) {
-                Ok(decoded) => decoded.nodes,
-                Err(_) => return Err(sealed.damaged("the segment can't be read back", 0)),
-            };
-        }
-        sealed.write(&encoded.bytes, &nodes)?;
-        self.append(&Record::Sealed {
-            id,
-            fork: sealed.fork,
-        })?;
-        self.take_over(sealed);
-        Ok(())
+        let length = self.index.head.length;
+        let mut ids = cut(length, held, size_of);
+        ids.retain(|id| {
+            is_settled(*id, length, size_of)
+                || (spill && size_of(id.node()).is_some_and(|size| size >= self.limits.spill_min_bytes))
+        });
+        failure.into_inner().map_or(Ok(ids), Err)
     }
 
-    /// From now on the segment file has the blocks and nodes.
-    pub(super) fn take_over(&mut self, sealed: Sealed) {
-        let blocks = sealed.id.blocks();
-        let mut rest = self.log_blocks.split_off(&blocks.start);
-        let mut behind = rest.split_off(&blocks.end);
-        self.stale_bytes += rest.values().map(|(_, bytes)| u64::from(*bytes)).sum::<u64>();
-        self.log_blocks.append(&mut behind);
-        let top = sealed.id.node();
-        for index in flat_tree::left_span(top)..=flat_tree::right_span(top) {
-            self.nodes.remove(&index);
+    /// Writes a subtree as a segment, and says so in the log.
+    pub(super) fn seal(&mut self, id: SegmentId) -> Result<(), StorageError> {
+        let mut blocks = Vec::with_capacity(1 << id.level);
+        for index in id.blocks() {
+            let missing = || damaged("a block that should be held is missing", &self.log, 0);
+            blocks.push(self.block(index)?.ok_or_else(missing)?);
         }
-        self.bitfield.set_range(blocks.clone());
-        self.sealed.insert(blocks.start, sealed);
-    }
-
-    /// Rewrites the log with what is still needed of it.
-    pub fn compact(&mut self) -> Result<(), StorageError> {
-        let mut bytes = self.file_header();
-        for sealed in self.sealed.values() {
-            record::encode(
-                &Record::Sealed {
-                    id: sealed.id,
-                    fork: sealed.fork,
-                },
+        let encrypted = self.cipher.is_some();
+        let sealed = Sealed {
+            id,
+            fork: self.index.head.fork,
+            encrypted,
+            hollow: false,
+        };
+        let encoded = encode(&self.place(&sealed), self.cipher.as_ref(), &blocks)
+            .map_err(|_| damaged("blocks that do not fit a segment", &self.log, 0))?;
+        let top = self.node(id.node())?;
+        if top != Some(encoded.root) {
+            return Err(damaged(
+                "blocks that do not have their subtree's hash",
+                &self.log,
                 0,
-                &mut bytes,
-            );
+            ));
         }
-        let indexes: Vec<u64> = self.log_blocks.keys().copied().collect();
-        let mut places = Vec::with_capacity(indexes.len());
-        for index in indexes {
-            if let Some(block) = self.block(index)? {
-                let changes = Changes {
-                    blocks: vec![(index, block)],
-                    ..Changes::default()
-                };
-                places.extend(record::encode(&Record::Changes(changes), 0, &mut bytes));
-            }
-        }
-        let mut nodes: Vec<_> = self.nodes.values().copied().collect();
-        nodes.sort_unstable_by_key(|node| node.index);
-        let clear = self.cleared_in_segments();
-        let head = Some(self.head.clone());
-        let state = Changes {
-            manifest: self.manifest.clone(),
-            clear,
-            nodes,
-            head,
-            ..Changes::default()
-        };
-        // The file counts only once it is synced and renamed, so all before this last record is durable by then.
-        let durable = bytes.len() as u64;
-        record::encode(&Record::Changes(state), durable, &mut bytes);
-        let path = self.log_path();
-        write_whole(&path, &bytes)?;
-        self.options.files.forget(&path);
-        self.dirty = None;
-        self.log_blocks = places
-            .into_iter()
-            .map(|(index, range)| (index, (range.start as u64, range.len() as u32)))
-            .collect();
-        self.log_bytes = bytes.len() as u64;
-        self.durable_bytes = self.log_bytes;
-        self.stale_bytes = 0;
-        self.tried_at = self.log_bytes;
+        self.put_segment(sealed, &encoded.bytes, &encoded.root)
+    }
+
+    /// Writes the files of a segment whose content was checked, then the record that makes them count.
+    pub(super) fn put_segment(
+        &mut self,
+        sealed: Sealed,
+        bytes: &Bytes,
+        top: &Node,
+    ) -> Result<(), StorageError> {
+        let path = self.segment_path(&sealed);
+        self.files.write_whole(&path, &[bytes])?;
+        self.write_sidecar(&sealed, bytes)?;
+        self.files.sync_dir(&self.dir.join("segments"))?;
+        let mut batch = Batch::new(self.generation);
+        batch.nodes([top]);
+        batch.seal(&sealed);
+        batch.finish();
+        self.append(&batch)?;
+        self.index.put_node(top);
+        self.index.take(Record::Seal(sealed));
         Ok(())
     }
 
-    /// Blocks that segment files have but that were cleared.
-    fn cleared_in_segments(&self) -> Vec<std::ops::Range<u64>> {
-        let mut cleared = Vec::new();
-        for sealed in self.sealed.values() {
-            let blocks = sealed.id.blocks();
-            let mut start = self.bitfield.first_unset(blocks.start);
-            while start < blocks.end {
-                let end = self
-                    .bitfield
-                    .first_set(start)
-                    .unwrap_or(blocks.end)
-                    .min(blocks.end);
-                cleared.push(start..end);
-                start = self.bitfield.first_unset(end);
+    /// Makes a segment's sidecar from its bytes, which it decodes and so checks whole.
+    fn write_sidecar(&self, sealed: &Sealed, bytes: &Bytes) -> Result<Decoded, StorageError> {
+        let path = self.segment_path(sealed);
+        let cipher = self.cipher.as_ref().filter(|_| sealed.encrypted);
+        let broken = |_| damaged("a segment", &path, 0);
+        let header = Header::decode(bytes).map_err(broken)?;
+        let mut decoded = decode(bytes, &self.place(sealed), cipher).map_err(broken)?;
+        let nodes = std::mem::take(&mut decoded.nodes);
+        let side = sidecar::encode(bytes, &header, nodes).ok_or_else(|| damaged("a segment", &path, 0))?;
+        self.files.write_whole(&self.sidecar_path(sealed), &[&side])?;
+        Ok(decoded)
+    }
+
+    /// Makes a missing or damaged sidecar again; an error means that the segment itself is damaged.
+    fn repair_sidecar(&self, sealed: &Sealed) -> Result<(), StorageError> {
+        let bytes = self.segment_bytes(sealed)?;
+        let decoded = self.write_sidecar(sealed, &bytes)?;
+        if self
+            .index
+            .node(sealed.id.node())
+            .is_some_and(|top| top != decoded.root)
+        {
+            return Err(damaged(
+                "a segment of another tree",
+                &self.segment_path(sealed),
+                0,
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn segment_bytes(&self, sealed: &Sealed) -> Result<Bytes, StorageError> {
+        self.files.read(&self.segment_path(sealed)).map(Bytes::from)
+    }
+
+    /// A node out of a segment's sidecar.
+    pub(super) fn sealed_node(&self, sealed: &Sealed, index: u64) -> Result<Option<Node>, StorageError> {
+        let path = self.sidecar_path(sealed);
+        let offset = sidecar::node_offset(sealed.id, index);
+        let read = || {
+            let mut entry = [0; sidecar::ENTRY_BYTES];
+            self.files.read_at(&path, offset, &mut entry)?;
+            sidecar::decode_node(index, &entry).ok_or_else(|| damaged("a tree node", &path, offset))
+        };
+        match read() {
+            Ok(node) => Ok(Some(node)),
+            // Its blocks are gone, so its nodes can't be computed again; they come again with the blocks.
+            Err(_) if sealed.hollow => Ok(None),
+            Err(_) => {
+                self.repair_sidecar(sealed)?;
+                read().map(Some)
             }
         }
-        cleared
+    }
+
+    /// A block out of a segment.
+    pub(super) fn sealed_block(&self, sealed: &Sealed, index: u64) -> Result<Bytes, StorageError> {
+        let stored = self.stored_block(sealed, index).or_else(|_| {
+            self.repair_sidecar(sealed)?;
+            self.stored_block(sealed, index)
+        })?;
+        if !sealed.encrypted {
+            return Ok(stored);
+        }
+        let path = self.segment_path(sealed);
+        let root = Node {
+            index: sealed.id.node(),
+            size: 0,
+            hash: [0; 32],
+        };
+        let header = Header {
+            place: self.place(sealed),
+            encrypted: true,
+            root,
+        };
+        open_block(&header, self.cipher.as_ref(), index, stored)
+            .map_err(|_| damaged("a block that does not open under this content key", &path, 0))
+    }
+
+    fn stored_block(&self, sealed: &Sealed, index: u64) -> Result<Bytes, StorageError> {
+        let (path, side) = (self.segment_path(sealed), self.sidecar_path(sealed));
+        let entry_range = sidecar::block_entry(sealed.id, index);
+        let mut entry = vec![0; (entry_range.end - entry_range.start) as usize];
+        self.files.read_at(&side, entry_range.start, &mut entry)?;
+        let torn = |offset| damaged("a block", &path, offset);
+        let (range, crc) = sidecar::decode_block(sealed.id, &entry).ok_or_else(|| torn(0))?;
+        if range.end > self.files.length(&path)? {
+            return Err(torn(range.start));
+        }
+        let mut stored = vec![0; (range.end - range.start) as usize];
+        self.files.read_at(&path, range.start, &mut stored)?;
+        if crc32c::crc32c(&stored) != crc {
+            return Err(torn(range.start));
+        }
+        Ok(stored.into())
+    }
+
+    /// Writes the log anew with what is still needed of it. The new log is durable before it takes the old one's name.
+    pub fn compact(&mut self) -> Result<(), StorageError> {
+        let generation = self.generation + 1;
+        let header = log::encode_header(generation, &self.discovery_key);
+        let base = header.len() as u64;
+        let mut batch = Batch::new(generation);
+        if let Some(manifest) = &self.index.manifest {
+            batch.manifest(manifest);
+        }
+        for sealed in self.index.segments.values() {
+            batch.seal(sealed);
+            self.clear_holes(sealed, &mut batch);
+        }
+        let mut nodes: Vec<Node> = self.index.nodes().collect();
+        nodes.sort_unstable_by_key(|node| node.index);
+        batch.nodes(&nodes);
+        let mut places: Vec<(u64, BlockPlace)> = Vec::with_capacity(self.index.blocks.len());
+        for (index, place) in &self.index.blocks {
+            let block = self.log_block(place)?;
+            places.push((*index, batch.block(base, *index, &block)));
+        }
+        batch.head(&self.index.head);
+        batch.finish();
+        let mut synced = Batch::new(generation);
+        synced.synced(base + batch.bytes.len() as u64);
+        synced.finish();
+        self.files
+            .write_whole(&self.log, &[&header, &batch.bytes, &synced.bytes])?;
+        // From the rename on the new log is the one that counts, whatever happens next.
+        self.generation = generation;
+        self.log_bytes = base + (batch.bytes.len() + synced.bytes.len()) as u64;
+        for (index, place) in places {
+            self.index.blocks.insert(index, place);
+        }
+        self.dirty = None;
+        if let Err(error) = self.files.sync_dir(&self.dir) {
+            // After a loss of power either log may be found, so nothing may be acknowledged on the new one.
+            self.closed = true;
+            return Err(error);
+        }
+        self.durable_bytes = self.log_bytes;
+        self.remove_dropped();
+        Ok(())
+    }
+
+    /// Says which blocks of a segment are not held: they were cleared after it was sealed.
+    fn clear_holes(&self, sealed: &Sealed, batch: &mut Batch) {
+        let blocks = sealed.id.blocks();
+        let mut at = self.index.bitfield.first_unset(blocks.start);
+        while at < blocks.end {
+            let end = self
+                .index
+                .bitfield
+                .first_set(at)
+                .unwrap_or(blocks.end)
+                .min(blocks.end);
+            batch.clear(&(at..end));
+            at = self.index.bitfield.first_unset(end);
+        }
+    }
+
+    /// Removes the files of dropped segments. Call it only when the log that dropped them is durable. What cannot be
+    /// removed now is a stray for the next opening.
+    pub(super) fn remove_dropped(&mut self) {
+        for sealed in std::mem::take(&mut self.index.dropped) {
+            let _ = self.files.remove(&self.segment_path(&sealed));
+            let _ = self.files.remove(&self.sidecar_path(&sealed));
+        }
+        for sealed in std::mem::take(&mut self.index.hollowed) {
+            let _ = self.files.remove(&self.segment_path(&sealed));
+        }
+    }
+}
+
+fn damaged(what: &'static str, path: &Path, offset: u64) -> StorageError {
+    StorageError::Damaged {
+        what,
+        path: path.to_path_buf(),
+        offset,
     }
 }

@@ -1,0 +1,184 @@
+//! What a core's log and segments say, in memory: enough to find every block and node with one read.
+//!
+//! Memory is bounded by the unsealed head (its blocks and nodes) and by one small entry per segment; nodes inside a sealed
+//! segment are read from its sidecar.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use super::log::{BlockPlace, NODE_BYTES, RECORD_BYTES, Record, Sealed};
+use crate::bitfield::Bitfield;
+use crate::crypto::Hash;
+use crate::flat_tree;
+use crate::manifest::Manifest;
+use crate::node::Node;
+use crate::segment::SegmentId;
+use crate::storage::Head;
+
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    pub(super) manifest: Option<Manifest>,
+    pub(super) head: Head,
+    pub(super) bitfield: Bitfield,
+    /// Blocks whose newest copy lies in the log.
+    pub(super) blocks: BTreeMap<u64, BlockPlace>,
+    /// Nodes that no sealed segment holds, and the tops of those that are sealed.
+    nodes: HashMap<u64, (u64, Hash)>,
+    /// By first block; they never overlap.
+    pub(super) segments: BTreeMap<u64, Sealed>,
+    /// Segments that were superseded or dropped; their files may go once the log that says so is durable.
+    pub(super) dropped: Vec<Sealed>,
+    /// Segments of which only the nodes are needed any more; their block files may go likewise.
+    pub(super) hollowed: Vec<Sealed>,
+    /// Bytes of the log's records that would be written again by a compaction.
+    pub(super) live_block_bytes: u64,
+}
+
+impl Index {
+    pub(super) fn node(&self, index: u64) -> Option<Node> {
+        self.nodes.get(&index).map(|(size, hash)| Node {
+            index,
+            size: *size,
+            hash: *hash,
+        })
+    }
+
+    pub(super) fn nodes(&self) -> impl Iterator<Item = Node> + '_ {
+        self.nodes.iter().map(|(index, (size, hash))| Node {
+            index: *index,
+            size: *size,
+            hash: *hash,
+        })
+    }
+
+    pub(super) fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The segment that covers a block.
+    pub(super) fn segment_of_block(&self, block: u64) -> Option<&Sealed> {
+        let (_, sealed) = self.segments.range(..=block).next_back()?;
+        sealed.id.blocks().contains(&block).then_some(sealed)
+    }
+
+    /// The segment whose subtree contains a node.
+    pub(super) fn segment_of_node(&self, node: u64) -> Option<&Sealed> {
+        let sealed = self.segment_of_block(flat_tree::first_block(node))?;
+        flat_tree::contains(sealed.id.node(), node).then_some(sealed)
+    }
+
+    /// The segments that reach into a range of blocks.
+    pub(super) fn segments_in(&self, blocks: &Range<u64>) -> Vec<Sealed> {
+        let before = self.segment_of_block(blocks.start).copied();
+        let inside = self.segments.range(blocks.clone()).map(|(_, sealed)| *sealed);
+        let before = before.filter(|sealed| sealed.id.blocks().start < blocks.start);
+        before.into_iter().chain(inside).collect()
+    }
+
+    /// Bytes of the log that a compaction would keep.
+    pub(super) fn live_bytes(&self) -> u64 {
+        self.live_block_bytes
+            + (self.nodes.len() * NODE_BYTES) as u64
+            + self.segments.len() as u64 * (RECORD_BYTES + 16)
+    }
+
+    /// Takes a record's effect; the same for a log that is read and for one that is written.
+    pub(super) fn take(&mut self, record: Record) {
+        match record {
+            Record::Manifest(manifest) => self.manifest = Some(manifest),
+            Record::Truncate(length) => self.truncate(length),
+            Record::Clear(blocks) => self.clear(&blocks),
+            Record::Nodes(nodes) => {
+                for node in nodes {
+                    self.put_node(&node);
+                }
+            }
+            Record::Block { index, place } => self.put_block(index, place),
+            Record::Head(head) => self.head = head,
+            Record::Seal(sealed) => self.seal(sealed),
+            Record::Synced => {}
+        }
+    }
+
+    pub(super) fn put_node(&mut self, node: &Node) {
+        self.nodes.insert(node.index, (node.size, node.hash));
+    }
+
+    pub(super) fn put_block(&mut self, index: u64, place: BlockPlace) {
+        self.forget_block(index);
+        self.live_block_bytes += RECORD_BYTES + u64::from(place.length);
+        self.blocks.insert(index, place);
+        self.bitfield.set(index);
+    }
+
+    fn forget_block(&mut self, index: u64) {
+        if let Some(place) = self.blocks.remove(&index) {
+            self.live_block_bytes -= RECORD_BYTES + u64::from(place.length);
+        }
+    }
+
+    fn forget_blocks(&mut self, blocks: Range<u64>) {
+        let gone: Vec<u64> = self.blocks.range(blocks).map(|(index, _)| *index).collect();
+        for index in gone {
+            self.forget_block(index);
+        }
+    }
+
+    fn drop_segment(&mut self, sealed: Sealed) {
+        self.segments.remove(&sealed.id.blocks().start);
+        self.dropped.push(sealed);
+    }
+
+    /// A segment that reaches over the new end goes as a whole; what it held below the end is in the same batch again.
+    fn truncate(&mut self, length: u64) {
+        for sealed in self.segments_in(&(length..u64::MAX)) {
+            self.bitfield.clear_range(sealed.id.blocks());
+            self.drop_segment(sealed);
+        }
+        for index in self.blocks.keys().copied().collect::<Vec<_>>() {
+            self.bitfield.set(index);
+        }
+        self.forget_blocks(length..u64::MAX);
+        self.bitfield.clear_range(length..u64::MAX);
+        self.nodes
+            .retain(|index, _| flat_tree::end_block(*index) <= length);
+    }
+
+    fn clear(&mut self, blocks: &Range<u64>) {
+        self.forget_blocks(blocks.clone());
+        self.bitfield.clear_range(blocks.clone());
+        for sealed in self.segments_in(blocks) {
+            let covered = sealed.id.blocks();
+            if !self.bitfield.intersects(covered.clone())
+                && let Some(sealed) = self.segments.get_mut(&covered.start)
+            {
+                sealed.hollow = true;
+                self.hollowed.push(*sealed);
+            }
+        }
+    }
+
+    fn seal(&mut self, sealed: Sealed) {
+        let blocks = sealed.id.blocks();
+        for older in self.segments_in(&blocks) {
+            if (older.id, older.fork) != (sealed.id, sealed.fork) {
+                self.drop_segment(older);
+            }
+        }
+        self.forget_blocks(blocks.clone());
+        let top = sealed.id.node();
+        self.nodes
+            .retain(|index, _| *index == top || !flat_tree::contains(top, *index));
+        let same = |gone: &Sealed| (gone.id, gone.fork) == (sealed.id, sealed.fork);
+        self.dropped.retain(|gone| !same(gone));
+        self.hollowed.retain(|gone| !same(gone));
+        self.bitfield.set_range(blocks.clone());
+        self.segments.insert(blocks.start, sealed);
+    }
+
+    /// The segment of this name, if it still has every block.
+    pub(super) fn whole_segment(&self, id: SegmentId) -> Option<&Sealed> {
+        let sealed = self.segments.get(&id.blocks().start)?;
+        (sealed.id == id && !sealed.hollow && self.bitfield.contains_range(id.blocks())).then_some(sealed)
+    }
+}
