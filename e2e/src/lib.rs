@@ -14,9 +14,15 @@
 
 pub mod cache;
 pub mod cluster;
+pub mod content;
 pub mod forward;
+pub mod http;
 pub mod image;
+pub mod peers;
 pub mod poll;
 pub mod process;
+pub mod product;
 pub mod progress;
+pub mod scene;
+pub mod stage;
 pub mod tools;

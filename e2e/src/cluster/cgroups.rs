@@ -52,9 +52,11 @@ pub(super) fn remove(layout: &Layout) -> Result<()> {
 /// The cluster's roots that exist now.
 pub(super) fn existing(layout: &Layout) -> Result<Vec<PathBuf>> {
     let name = layout.cgroup_root();
-    let roots = hierarchies()?
+    // On a hybrid machine the container runtime makes the same folders in the v2 view.
+    let everywhere = hierarchies()?
         .into_iter()
-        .map(|hierarchy| hierarchy.join(name.trim_start_matches('/')));
+        .chain([Path::new(MOUNT).join("unified")]);
+    let roots = everywhere.map(|hierarchy| hierarchy.join(name.trim_start_matches('/')));
     Ok(roots.filter(|root| root.is_dir()).collect())
 }
 

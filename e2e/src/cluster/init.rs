@@ -63,8 +63,14 @@ pub fn run(layout: &Layout) -> Result<()> {
 }
 
 /// A program of the cluster's `bin` folder, with the environment that the unpacked packages need.
-pub fn tool(layout: &Layout, program: &str) -> Command {
+pub(super) fn tool(layout: &Layout, program: &str) -> Command {
     let mut command = Command::new(layout.at("bin").join(program));
+    environment(layout, &mut command);
+    command
+}
+
+/// What the unpacked packages need to find each other.
+pub(super) fn environment(layout: &Layout, command: &mut Command) {
     let libraries = [
         "packages/usr/lib/x86_64-linux-gnu",
         "packages/lib/x86_64-linux-gnu",
@@ -89,7 +95,6 @@ pub fn tool(layout: &Layout, program: &str) -> Command {
         )
         .env("NODE_NAME", NODE_NAME)
         .env_remove("KUBECONFIG");
-    command
 }
 
 fn mounts(layout: &Layout) -> Result<()> {

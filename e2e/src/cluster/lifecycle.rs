@@ -35,9 +35,14 @@ pub struct Reexec {
 }
 
 impl Cluster {
+    /// Whether this process has the rights that [`Self::up`] needs.
+    pub fn may_run(&self) -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
     /// Brings the cluster up, unless it is up, and waits until its node is ready and its DNS runs.
     pub fn up(&self, reexec: &Reexec, progress: &Progress) -> Result<()> {
-        if !nix::unistd::geteuid().is_root() {
+        if !self.may_run() {
             bail!("a local cluster needs root; hint: use sudo, or an existing cluster with --context");
         }
         let layout = &self.layout;
@@ -72,7 +77,7 @@ impl Cluster {
 
     /// Starts a forward that outlives this process and ends with the cluster; returns its address on 127.0.0.1.
     ///
-    /// A forward of this name that leads to the same target is kept.
+    /// A forward of the same name is replaced.
     pub fn lasting_forward(
         &self,
         reexec: &Reexec,
@@ -80,23 +85,39 @@ impl Cluster {
         preferred_port: u16,
         target: SocketAddr,
     ) -> Result<SocketAddr> {
+        let _lock = wait_lock(&self.layout)?;
         let mut record = Record::load(self.layout.dir())?.context("the cluster has no record")?;
+        for old in record.others.extract_if(.., |other| other.name == name) {
+            old.kill()?;
+        }
         let port = free_port(preferred_port)?;
-        let process = start_forward(&self.layout, reexec, name, (port, target), &self.network()?)?;
-        record
-            .others
-            .retain(|other| other.name != name || other.kill().is_err());
-        record.others.push(process);
+        record.others.push(start_forward(
+            &self.layout,
+            reexec,
+            name,
+            (port, target),
+            &self.network()?,
+        )?);
         record.save(&self.layout)?;
         Ok(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)))
     }
 
     /// Remembers a process started for the cluster, so that [`Cluster::down`] ends it.
     pub fn adopt(&self, process: Process) -> Result<()> {
+        let _lock = wait_lock(&self.layout)?;
         let mut record = Record::load(self.layout.dir())?.context("the cluster has no record")?;
         record.others.retain(Process::is_alive);
         record.others.push(process);
         record.save(&self.layout)
+    }
+
+    /// Whether a process of this name was adopted and runs.
+    pub fn has_adopted(&self, name: &str) -> Result<bool> {
+        let record = Record::load(self.layout.dir())?.unwrap_or_default();
+        Ok(record
+            .others
+            .iter()
+            .any(|other| other.name == name && other.is_alive()))
     }
 
     /// Stops everything and removes the cluster's folder, or with `keep_state` leaves the folder for the next `up`.
@@ -210,16 +231,23 @@ fn split(built: Result<(PathBuf, Reference)>) -> (Result<PathBuf>, String) {
 
 /// One command at a time changes a cluster.
 fn lock(layout: &Layout) -> Result<Flock<File>> {
+    take_lock(layout, FlockArg::LockExclusiveNonblock).with_context(|| {
+        format!(
+            "another command is changing this cluster ({} is locked)",
+            layout.text("lock")
+        )
+    })
+}
+
+/// For changes to the record alone, which are over in a moment.
+fn wait_lock(layout: &Layout) -> Result<Flock<File>> {
+    take_lock(layout, FlockArg::LockExclusive).context("failed to lock the cluster's record")
+}
+
+fn take_lock(layout: &Layout, how: FlockArg) -> Result<Flock<File>> {
     let path = layout.at("lock");
     let file = File::create(&path).with_context(|| format!("failed to create {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, errno)| errno)
-        .with_context(|| {
-            format!(
-                "another command is changing this cluster ({} is locked)",
-                path.display()
-            )
-        })
+    Flock::lock(file, how).map_err(|(_, errno)| errno.into())
 }
 
 fn prepare(layout: &Layout, packages: &Path, [kubeall, kube_router]: [&Path; 2]) -> Result<()> {

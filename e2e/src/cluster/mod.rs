@@ -119,6 +119,13 @@ impl Cluster {
         Ok(command)
     }
 
+    /// One of the cluster's own programs (`iptables`, `ip`), run in the cluster's network.
+    pub fn tool_in_network(&self, program: &str) -> Result<Command> {
+        let mut command = self.command_in_network(&self.layout.at("bin").join(program))?;
+        init::environment(&self.layout, &mut command);
+        Ok(command)
+    }
+
     /// A free port on 127.0.0.1 that leads to an address inside, for as long as this process lives.
     pub fn forward(&self, target: SocketAddr) -> Result<SocketAddr> {
         Forward::bind(0, &self.network()?, target)?.serve_in_background()

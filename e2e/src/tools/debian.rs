@@ -69,6 +69,12 @@ pub const NODE: PackageSet = PackageSet {
     ],
 };
 
+/// The certificate authorities that browsers trust.
+pub const CERTIFICATES: PackageSet = PackageSet {
+    name: "certificates",
+    suites: &[("bookworm", &["ca-certificates"])],
+};
+
 /// Runs foreign binaries, to try an arm64 build on an amd64 machine.
 pub const QEMU: PackageSet = PackageSet {
     name: "qemu-user",

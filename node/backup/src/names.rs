@@ -23,7 +23,7 @@ pub struct SegmentName {
     /// Fork counter of the core when the segment was shipped.
     pub fork: u64,
     /// The segment holds `2^level` blocks.
-    pub level: u8,
+    pub level: u32,
     /// It starts at block `index · 2^level`.
     pub index: u64,
     /// The first eight bytes of its subtree's Merkle hash.

@@ -197,6 +197,11 @@ impl CorePlan {
         matches!(self.phase, Phase::Idle) && self.dirty_since().is_none() && !self.flush
     }
 
+    /// Every change that came until this time is in the store, as far as the plan was told.
+    pub fn has_shipped_until(&self, time: Duration) -> bool {
+        self.dirty_since().is_none_or(|since| since > time)
+    }
+
     /// How long the oldest change waits that is not in the store yet.
     pub fn lag(&self, now: Duration) -> Duration {
         self.dirty_since()

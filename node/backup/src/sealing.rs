@@ -46,7 +46,7 @@ impl ContentKey {
         id
     }
 
-    fn derive(&self, domain: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    pub(crate) fn derive(&self, domain: &[u8], parts: &[&[u8]]) -> [u8; 32] {
         keyed_hash(&self.0, domain, parts)
     }
 }
@@ -156,10 +156,12 @@ fn keyed_hash(key: &[u8; 32], domain: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
-/// The first eight bytes of BLAKE2b-256, as 16 hex digits: the part of an object's name that says what is in it.
-pub(crate) fn content_hash(bytes: &[u8]) -> String {
+/// The first eight bytes of BLAKE2b-256: the part of an object's name that says what is in it.
+pub(crate) fn content_hash(bytes: &[u8]) -> [u8; 8] {
     let hash: [u8; 32] = Blake2b::<U32>::digest(bytes).into();
-    hex::encode(&hash[..8])
+    let mut short = [0; 8];
+    short.copy_from_slice(&hash[..8]);
+    short
 }
 
 #[cfg(test)]

@@ -1,3 +1,7 @@
 //! The commands.
 
 pub(crate) mod cluster;
+pub(crate) mod demo;
+pub(crate) mod r#gen;
+pub(crate) mod image;
+pub(crate) mod test;

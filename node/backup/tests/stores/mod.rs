@@ -1,6 +1,11 @@
 //! The object stores that tests run on: a directory, and a real S3 server in this process.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that can't go on shall say where"
+)]
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,235 @@
+//! Bytes that are not what they should be are refused, and the rest is restored.
+
+#![allow(clippy::single_range_in_vec_init, reason = "ranges of blocks are the values")]
+#![allow(clippy::unwrap_used, reason = "a test that can't go on shall say where")]
+
+mod model;
+mod stores;
+
+use std::time::Duration;
+
+use cumulet_backup::error::ErrorKind;
+use cumulet_backup::restore::{Damaged, RestoreError, Until};
+use model::{ModelCore, Ship, contents, is_head, restore_into, restorer};
+use stores::TestStore;
+
+const SEED: u8 = 1;
+
+async fn shipped(test: &TestStore, sizes: impl IntoIterator<Item = usize>) -> std::sync::Arc<ModelCore> {
+    let core = ModelCore::with_blocks(SEED, sizes);
+    Ship::once(&test.store, &core).await;
+    core
+}
+
+/// The one object that fits, of a store.
+async fn object(test: &TestStore, fits: impl Fn(&str) -> bool) -> String {
+    let mut names: Vec<String> = contents(test.store.as_ref())
+        .await
+        .into_keys()
+        .filter(|name| fits(name))
+        .collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+    names.pop().unwrap()
+}
+
+fn flip(test: &TestStore, name: &str, at: usize) {
+    let path = test.path(name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[at] ^= 0x10;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_flipped_byte_anywhere_in_a_segment_is_refused_and_the_rest_is_restored() {
+    let test = stores::file();
+    let core = shipped(&test, [7, 0, 30, 11, 40, 41]).await;
+    let segment = object(&test, |name| name.contains("/2-0-")).await;
+    let size = std::fs::metadata(test.path(&segment)).unwrap().len() as usize;
+    for at in 0..size {
+        flip(&test, &segment, at);
+        let bare = core.bare();
+        let report = restore_into(&test.store, &bare).await;
+        assert_eq!(
+            report.damaged.iter().map(|d| &d.object).collect::<Vec<_>>(),
+            [&segment],
+            "byte {at}"
+        );
+        assert_eq!(report.missing, [0..4]);
+        assert!(!report.is_complete());
+        assert_eq!(bare.blocks()[..4], [const { None }; 4]);
+        assert_eq!(bare.blocks()[4..], core.blocks()[4..]);
+        flip(&test, &segment, at);
+    }
+    for length in [0, 1, 50, 104, 120, size - 1] {
+        let whole = std::fs::read(test.path(&segment)).unwrap();
+        std::fs::write(test.path(&segment), &whole[..length]).unwrap();
+        assert_eq!(
+            restore_into(&test.store, &core.bare()).await.missing,
+            [0..4],
+            "cut at {length}"
+        );
+        std::fs::write(test.path(&segment), [&whole[..], b"x"].concat()).unwrap();
+        assert_eq!(
+            restore_into(&test.store, &core.bare()).await.missing,
+            [0..4],
+            "with a byte more"
+        );
+        std::fs::write(test.path(&segment), whole).unwrap();
+    }
+    let bare = core.bare();
+    assert!(restore_into(&test.store, &bare).await.is_complete());
+}
+
+#[tokio::test]
+async fn a_flipped_byte_anywhere_in_the_only_head_is_refused() {
+    let test = stores::file();
+    let core = shipped(&test, [7, 0, 30]).await;
+    let head = object(&test, is_head).await;
+    let size = std::fs::metadata(test.path(&head)).unwrap().len() as usize;
+    for at in 0..size {
+        flip(&test, &head, at);
+        let error = restorer(&test.store)
+            .find(&core.discovery_key(), Until::Newest)
+            .await
+            .unwrap_err();
+        match at {
+            5..13 => assert!(matches!(error, RestoreError::OtherKey), "byte {at}: {error}"),
+            _ => assert!(
+                matches!(&error, RestoreError::AllDamaged(d) if d[0].object == head),
+                "byte {at}: {error}"
+            ),
+        }
+        flip(&test, &head, at);
+    }
+}
+
+#[tokio::test]
+async fn a_head_under_another_name_is_refused() {
+    let test = stores::file();
+    let core = shipped(&test, [7, 0, 30]).await;
+    let head = object(&test, is_head).await;
+    let longer = head.replace("-0000000000000003-", "-0000000000000009-");
+    std::fs::rename(test.path(&head), test.path(&longer)).unwrap();
+    let error = restorer(&test.store)
+        .find(&core.discovery_key(), Until::Newest)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.kind(),
+        ErrorKind::Damaged,
+        "a provider must not pass an old head off as a new one"
+    );
+}
+
+#[tokio::test]
+async fn an_older_head_is_restored_when_the_newest_is_damaged() {
+    for test in stores::both().await {
+        let core = shipped(&test, [10; 4]).await;
+        core.append(SEED, [10; 2]);
+        Ship::once(&test.store, &core).await;
+        let newest = object(&test, |name| name.contains("-0000000000000006-")).await;
+        flip(&test, &newest, 60);
+        let bare = core.bare();
+        let report = restore_into(&test.store, &bare).await;
+        assert_eq!(report.length, 4, "{}", test.name);
+        assert!(report.is_complete());
+        assert!(matches!(&report.damaged[..], [Damaged { object, .. }] if *object == newest));
+        assert_eq!(bare.blocks(), core.blocks()[..4]);
+    }
+}
+
+#[tokio::test]
+async fn a_good_copy_goes_beside_a_damaged_segment_and_is_found() {
+    for test in stores::both().await {
+        let core = shipped(&test, [10; 6]).await;
+        let segment = object(&test, |name| name.contains("/2-0-")).await;
+        let good = std::fs::read(test.path(&segment)).unwrap();
+        flip(&test, &segment, 110);
+        let bare = core.bare();
+        let report = restore_into(&test.store, &bare).await;
+        assert!(!report.is_complete());
+
+        let ship = Ship::new(test.store.clone(), Duration::from_millis(20));
+        ship.shipper.add(core.clone());
+        ship.shipper.flush().await.unwrap();
+        for round in 1..=3 {
+            let damaged = if round == 1 {
+                segment.clone()
+            } else {
+                format!("{segment}.r{}", round - 1)
+            };
+            ship.shipper.damaged([damaged]).await;
+            ship.shipper.flush().await.unwrap();
+            let copy = format!("{segment}.r{round}");
+            assert_eq!(std::fs::read(test.path(&copy)).unwrap(), good, "{}", test.name);
+            let bare = core.bare();
+            let report = restore_into(&test.store, &bare).await;
+            assert!(report.is_complete());
+            assert_eq!(bare.blocks(), core.blocks());
+            flip(&test, &copy, 120);
+        }
+        // A shipper that starts later knows which names are taken.
+        Ship::once(&test.store, &core).await;
+        ship.stop().await;
+        let later = Ship::new(test.store.clone(), Duration::from_millis(20));
+        later.shipper.add(core.clone());
+        later.shipper.flush().await.unwrap();
+        later.shipper.damaged([format!("{segment}.r3")]).await;
+        later.shipper.flush().await.unwrap();
+        later.stop().await;
+        assert!(restore_into(&test.store, &core.bare()).await.is_complete());
+    }
+}
+
+#[tokio::test]
+async fn a_good_copy_goes_beside_a_damaged_head() {
+    let test = stores::file();
+    let core = shipped(&test, [10; 6]).await;
+    let head = object(&test, is_head).await;
+    flip(&test, &head, 99);
+    let ship = Ship::new(test.store.clone(), Duration::from_millis(20));
+    ship.shipper.add(core.clone());
+    ship.shipper.flush().await.unwrap();
+    ship.shipper.damaged([head.clone()]).await;
+    ship.shipper.flush().await.unwrap();
+    ship.stop().await;
+    let bare = core.bare();
+    let report = restore_into(&test.store, &bare).await;
+    assert_eq!(bare.blocks(), core.blocks());
+    assert_eq!(report.length, 6);
+}
+
+#[tokio::test]
+async fn verification_reads_everything_and_names_what_is_bad() {
+    for test in stores::both().await {
+        let core = shipped(&test, [10; 6]).await;
+        core.append(SEED, [10; 2]);
+        Ship::once(&test.store, &core).await;
+        let second = ModelCore::with_blocks(2, [500; 3]);
+        Ship::once(&test.store, &second).await;
+
+        let report = restorer(&test.store).verify().await.unwrap();
+        assert!(report.is_whole(), "{report:?}");
+        assert_eq!((report.cores, report.heads, report.segments), (2, 3, 2 + 1 + 2));
+        assert_eq!(report.bytes, 60 + 80 + 1500);
+        assert_eq!(report.unnamed, 0);
+
+        let segment = object(&test, |name| name.contains("/3-0-")).await;
+        flip(&test, &segment, 300);
+        let head = object(&test, |name| is_head(name) && name.contains("-0000000000000003-")).await;
+        flip(&test, &head, 300);
+        let report = restorer(&test.store).verify().await.unwrap();
+        assert!(!report.is_whole());
+        assert_eq!(report.missing, std::slice::from_ref(&segment));
+        assert_eq!(report.lost, [second.discovery_key()]);
+        assert_eq!(
+            report.unnamed, 2,
+            "the segments of the core whose head is damaged"
+        );
+        let mut damaged: Vec<&String> = report.damaged.iter().map(|damaged| &damaged.object).collect();
+        damaged.sort();
+        let mut expected = [&segment, &head];
+        expected.sort();
+        assert_eq!(damaged, expected);
+    }
+}

