@@ -4,13 +4,16 @@
 //! The task of an archive owns its wishes (topic, downloads); dropping them takes them back. What the archive is and has
 //! is read from its cores at the moment somebody asks: no second set of numbers to keep in step.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use cumulet_api::{ArchiveSpec, ArchiveStatus, ArchiveType, Condition, ConditionStatus, SyncMode};
 use cumulet_hyperbee::Bee;
 use cumulet_hypercore::corestore::{CoreHandle, CoreState, Corestore, Download};
-use cumulet_hyperdrive::{Drive, Selection, content, is_drive};
+use cumulet_hypercore::crypto::discovery_key;
+use cumulet_hyperdrive::Drive;
+use cumulet_hyperdrive::content::{content, is_drive};
+use cumulet_hyperdrive::plan::Selection;
 use cumulet_hyperswarm::{Join, Mode, Swarm};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +24,8 @@ use crate::pins::Key;
 
 /// How long to wait before an archive is looked at again when nothing happens: peers come without telling.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How long to wait before a core that can't be opened is tried again: somebody may have mended the disk.
+const OPEN_AGAIN: Duration = Duration::from_secs(10);
 
 /// Cores of an archive, as far as it is known what it is.
 #[derive(Debug, Clone)]
@@ -38,8 +43,9 @@ pub enum Contents {
 /// A pinned archive.
 #[derive(Debug)]
 pub struct Archive {
-    /// The archive's own core.
-    pub core: CoreHandle,
+    key: Key,
+    /// The archive's own core, once it is restored and open.
+    core: OnceLock<CoreHandle>,
     spec: watch::Sender<ArchiveSpec>,
     seen: RwLock<Seen>,
 }
@@ -71,8 +77,8 @@ pub struct Surroundings {
 }
 
 impl Archive {
-    /// An archive over its own core.
-    pub fn new(core: CoreHandle, spec: ArchiveSpec) -> Self {
+    /// An archive that [`Archive::run`] opens.
+    pub fn new(key: Key, spec: ArchiveSpec) -> Self {
         let seen = Seen {
             contents: Contents::Unknown,
             wanted_blobs: None,
@@ -80,12 +86,17 @@ impl Archive {
             problem: None,
             restore: None,
         };
-        Self { core, spec: watch::Sender::new(spec), seen: RwLock::new(seen) }
+        Self { key, core: OnceLock::new(), spec: watch::Sender::new(spec), seen: RwLock::new(seen) }
     }
 
     /// The key.
     pub fn key(&self) -> &Key {
-        self.core.key()
+        &self.key
+    }
+
+    /// The archive's own core, once it is restored and open.
+    pub fn core(&self) -> Option<&CoreHandle> {
+        self.core.get()
     }
 
     /// The pin.
@@ -110,7 +121,7 @@ impl Archive {
     /// All cores that are known.
     pub fn cores(&self) -> Vec<CoreHandle> {
         let blobs = if let Contents::Drive(blobs) = self.contents() { Some(blobs) } else { None };
-        std::iter::once(self.core.clone()).chain(blobs).collect()
+        self.core.get().cloned().into_iter().chain(blobs).collect()
     }
 
     fn read<T>(&self, read: impl FnOnce(&Seen) -> T) -> T {
@@ -132,18 +143,26 @@ impl Archive {
 
     async fn follow(&self, around: Surroundings) {
         let mut spec = self.spec.subscribe();
-        self.restore(&self.core, &around).await;
+        let core = loop {
+            match self.open(self.key, &around).await {
+                Ok(core) => break self.core.get_or_init(|| core),
+                Err(problem) => {
+                    warn!(%problem, "the archive can't be opened");
+                    self.write(|seen| seen.problem = Some(problem));
+                }
+            }
+            tokio::time::sleep(OPEN_AGAIN).await;
+        };
         let mut wishes = Wishes::default();
-        let mut state = self.core.watch();
+        let mut state = core.watch();
         loop {
             let now = spec.borrow_and_update().clone();
-            wishes.topic(&self.core, now.announce, &around.swarm).await;
-            if let Err(problem) = self.look(&now, &mut wishes, &around).await {
-                debug!(key = %short(self.key()), %problem, "archive");
-                self.write(|seen| seen.problem = Some(problem));
-            } else {
-                self.write(|seen| seen.problem = None);
+            wishes.topic(core, now.announce, &around.swarm).await;
+            let looked = self.look(core, &now, &mut wishes, &around).await;
+            if let Err(problem) = &looked {
+                debug!(%problem, "archive");
             }
+            self.write(|seen| seen.problem = looked.err());
             tokio::select! {
                 changed = state.changed() => if changed.is_err() { return },
                 changed = spec.changed() => if changed.is_err() { return },
@@ -152,59 +171,71 @@ impl Archive {
         }
     }
 
-    /// Fills an empty core from the backup, before peers are asked.
-    async fn restore(&self, core: &CoreHandle, around: &Surroundings) {
-        if !self.spec().backup || core.state().length > 0 {
-            return;
+    /// Opens a core; an empty one is filled from the backup first, before peers are asked.
+    async fn open(&self, key: Key, around: &Surroundings) -> Result<CoreHandle, String> {
+        if !self.spec().backup {
+            return around.store.get(key).await.map_err(|error| error.to_string());
         }
-        match around.backup.restore(core).await {
-            Ok(None) => {}
-            Ok(Some(report)) => {
-                info!(key = %short(core.key()), length = report.length, bytes = report.restored_bytes, "restored");
+        let opened = around.backup.open_core(&around.store, key).await.map_err(|error| error.to_string())?;
+        match opened.restored {
+            Some(Ok(length)) if length > 0 => info!(core = %short(&key), length, "restored from the backup"),
+            Some(Err(error)) => {
+                warn!(core = %short(&key), %error, "failed to restore");
+                let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+                self.write(|seen| seen.restore = Some(format!("{error}{hint}")));
             }
-            Err(error) => {
-                warn!(key = %short(core.key()), %error, "restore");
-                self.write(|seen| seen.restore = Some(error.to_string()));
-            }
+            _ => {}
         }
+        Ok(opened.core)
     }
 
     /// Finds out what the archive is, as far as that is possible now, and wants what the pin selects.
-    async fn look(&self, spec: &ArchiveSpec, wishes: &mut Wishes, around: &Surroundings) -> Result<(), String> {
+    async fn look(
+        &self,
+        core: &CoreHandle,
+        spec: &ArchiveSpec,
+        wishes: &mut Wishes,
+        around: &Surroundings,
+    ) -> Result<(), String> {
         if spec.sync.mode == SyncMode::Full {
-            wishes.whole_core(&self.core).await;
+            wishes.whole_core(core).await;
         } else {
             wishes.core = None;
         }
         if spec.backup {
-            around.backup.follow(&self.core);
+            around.backup.follow(core);
             for core in self.cores() {
                 around.backup.heal(&core).await;
             }
         }
         if matches!(self.contents(), Contents::Unknown) {
-            let contents = self.find_out(spec, around).await?;
+            let contents = self.find_out(core, spec, around).await?;
             self.write(|seen| seen.contents = contents);
         }
         if let Contents::Drive(blobs) = self.contents() {
             if spec.backup {
                 around.backup.follow(&blobs);
             }
-            self.want_blobs(spec, &blobs, wishes).await?;
+            self.want_blobs(core, spec, &blobs, wishes).await?;
         }
         let complete = self.is_complete(spec);
         self.write(|seen| seen.complete |= complete);
         Ok(())
     }
 
-    async fn find_out(&self, spec: &ArchiveSpec, around: &Surroundings) -> Result<Contents, String> {
+    async fn find_out(
+        &self,
+        core: &CoreHandle,
+        spec: &ArchiveSpec,
+        around: &Surroundings,
+    ) -> Result<Contents, String> {
         if spec.kind == ArchiveType::Core {
             return Ok(Contents::Core);
         }
-        if self.core.state().length == 0 {
+        if core.state().length == 0 {
             return Ok(Contents::Unknown);
         }
-        let bee = Bee::new(self.core.clone());
+        let bee = Bee::new(core.clone());
         let header = match bee.header().await {
             Ok(header) => header,
             Err(error) if error.kind() == cumulet_hyperbee::ErrorKind::Damaged && spec.kind == ArchiveType::Auto => {
@@ -215,14 +246,18 @@ impl Archive {
         if spec.kind == ArchiveType::Bee || (spec.kind == ArchiveType::Auto && !is_drive(&header)) {
             return Ok(Contents::Bee);
         }
-        let manifest = self.core.manifest().await.ok_or("the archive's manifest isn't known yet")?;
+        let manifest = core.manifest().await.ok_or("the archive's manifest isn't known yet")?;
         let content = content(&header, self.key(), &manifest).map_err(|error| error.to_string())?;
-        let blobs = around.store.get(content.key).await.map_err(|error| error.to_string())?;
-        self.restore(&blobs, around).await;
-        Ok(Contents::Drive(blobs))
+        Ok(Contents::Drive(self.open(content.key, around).await?))
     }
 
-    async fn want_blobs(&self, spec: &ArchiveSpec, blobs: &CoreHandle, wishes: &mut Wishes) -> Result<(), String> {
+    async fn want_blobs(
+        &self,
+        core: &CoreHandle,
+        spec: &ArchiveSpec,
+        blobs: &CoreHandle,
+        wishes: &mut Wishes,
+    ) -> Result<(), String> {
         let selection = Selection::new(&spec.sync.include, &spec.sync.exclude).map_err(|error| error.to_string())?;
         let everything = selection.is_everything();
         if spec.sync.mode == SyncMode::Sparse && spec.sync.include.is_empty() {
@@ -238,11 +273,11 @@ impl Archive {
             }
             return Ok(());
         }
-        let planned = Planned::Version(self.core.state().length, spec.sync.clone());
+        let planned = Planned::Version(core.state().length, spec.sync.clone());
         if wishes.planned.as_ref() == Some(&planned) {
             return Ok(());
         }
-        let drive = Drive::new(&Bee::new(self.core.clone()), blobs.clone());
+        let drive = Drive::new(&Bee::new(core.clone()), blobs.clone());
         let mut plan = drive.plan(&selection).await.map_err(|error| error.to_string())?;
         let length = blobs.state().length;
         if length > 0 {
@@ -257,9 +292,13 @@ impl Archive {
         Ok(())
     }
 
+    fn own_state(&self) -> CoreState {
+        self.core.get().map(CoreHandle::state).unwrap_or_default()
+    }
+
     /// Blocks wanted and held over all cores.
     fn blocks(&self, spec: &ArchiveSpec) -> (u64, u64) {
-        let own = self.core.state();
+        let own = self.own_state();
         let (contents, wanted_blobs) = self.read(|seen| (seen.contents.clone(), seen.wanted_blobs));
         let wanted_own = if spec.sync.mode == SyncMode::Full { own.length } else { 0 };
         let Contents::Drive(blobs) = contents else { return (wanted_own, own.held_blocks) };
@@ -268,7 +307,7 @@ impl Archive {
     }
 
     fn is_complete(&self, spec: &ArchiveSpec) -> bool {
-        let own = self.core.state();
+        let own = self.own_state();
         let own_complete = own.length > 0 && (spec.sync.mode == SyncMode::Sparse || own.held_blocks >= own.length);
         let (contents, wanted) = self.read(|seen| (seen.contents.clone(), seen.wanted_blobs));
         own_complete
@@ -290,12 +329,12 @@ impl Archive {
     /// How the archive is doing.
     pub async fn status(&self, backup: &Backup) -> ArchiveStatus {
         let spec = self.spec();
-        let own = self.core.state();
+        let own = self.own_state();
         let (wanted, held) = self.blocks(&spec);
         let complete = self.is_complete(&spec);
         let mut status = ArchiveStatus {
             key: hex::encode(self.key()),
-            discovery_key: hex::encode(self.core.discovery_key()),
+            discovery_key: hex::encode(discovery_key(&self.key)),
             kind: self.kind(&spec),
             length: own.length,
             byte_length: own.byte_length,
@@ -343,7 +382,10 @@ impl Archive {
 
     fn synced(&self, status: &ArchiveStatus, spec: &ArchiveSpec, complete: bool) -> Condition {
         let problem = self.read(|seen| seen.problem.clone());
-        let (holds, reason, message) = if status.length == 0 && status.peers == 0 {
+        let (holds, reason, message) = if self.core.get().is_none() {
+            let text = problem.unwrap_or_else(|| "the backup is looked at first".to_owned());
+            (false, "Restoring", text)
+        } else if status.length == 0 && status.peers == 0 {
             (false, "NoPeers", "nobody who has this archive was found yet".to_owned())
         } else if status.length == 0 {
             (false, "Connecting", "a peer is connected and has not shown the archive yet".to_owned())

@@ -5,26 +5,23 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use cumulet_api::{Condition, ConditionStatus};
-use cumulet_backup::head::{ProvenHead, SignedHead};
-use cumulet_backup::held::{self, Tree};
+use cumulet_backup::core::{CoreSource, SharedCore, StorageTarget};
 use cumulet_backup::plan::ChangeMark;
-use cumulet_backup::restore::{RestoreError, RestoreProgress, RestoreReport, Restorer, Until};
+use cumulet_backup::restore::{RestoreError, RestoreProgress, Restorer, Until};
 use cumulet_backup::retry::Patience;
 use cumulet_backup::sealing::ContentKey;
 use cumulet_backup::ship::{ShipConfig, Shipper};
-use cumulet_backup::source::{BackupSource, CoreError, HeldCore, RestoreTarget};
 use cumulet_backup::store::file::FileStore;
 use cumulet_backup::store::s3::{S3Config, S3Store};
 use cumulet_backup::store::{ObjectStore, StoreError};
-use cumulet_hypercore::corestore::{CoreHandle, StoredCore};
+use cumulet_hypercore::corestore::{BoxedCore, Claim, CoreHandle, Corestore, CorestoreError};
 use cumulet_hypercore::crypto::{Hash, Key};
-use cumulet_hypercore::node::Node;
-use cumulet_hypercore::segment::{ContentCipher, Decoded, Held, Place};
+use cumulet_hypercore::storage::Storage;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -79,6 +76,15 @@ struct Refused {
     missing: Vec<Range<u64>>,
 }
 
+/// A core that was opened, and what came of its restore: the restored length (0 without a backup), if one was tried.
+#[derive(Debug)]
+pub struct Opened {
+    /// The core.
+    pub core: CoreHandle,
+    /// The restore.
+    pub restored: Option<Result<u64, RestoreError>>,
+}
+
 /// The backup of a node.
 pub struct Backup {
     url: String,
@@ -86,6 +92,8 @@ pub struct Backup {
     restorer: Restorer,
     followed: Mutex<BTreeMap<Hash, CancellationToken>>,
     refused: Mutex<BTreeMap<Hash, Refused>>,
+    /// Folder with an empty file for each core whose restore is under way.
+    restoring: PathBuf,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -125,6 +133,7 @@ impl Backup {
             restorer,
             followed: Mutex::default(),
             refused: Mutex::default(),
+            restoring: config.data_dir.join("restoring"),
             tasks,
             cancel,
         })
@@ -142,8 +151,8 @@ impl Backup {
             followed.insert(discovery_key, cancel.clone());
             cancel
         };
-        self.shipper.add(Arc::new(Source(core.clone())));
-        let (shipper, mut state) = (self.shipper.clone(), core.watch());
+        self.shipper.add(Arc::new(CoreSource(Shared(core.clone()))));
+        let (shipper, mut state) = (self.shipper.clone(), core.watch_durable());
         self.tasks.spawn(cancel.run_until_cancelled_owned(async move {
             while state.changed().await.is_ok() {
                 shipper.changed(&discovery_key);
@@ -160,25 +169,46 @@ impl Backup {
         lock(&self.refused).remove(discovery_key);
     }
 
-    /// Fills a core from the store; none if the store has nothing of it. Damaged objects are left out and remembered.
-    pub async fn restore(&self, core: &CoreHandle) -> Result<Option<RestoreReport>, RestoreError> {
-        let discovery_key = *core.discovery_key();
+    /// Fills a core that is not open from the object store, and opens it. A restore that was broken off is done again.
+    /// When it fails the core is opened all the same, for peers to fill; the error says why.
+    pub async fn open_core(&self, store: &Corestore, key: Key) -> Result<Opened, CorestoreError> {
+        let discovery_key = cumulet_hypercore::crypto::discovery_key(&key);
+        let mark = self.restoring.join(hex::encode(discovery_key));
+        if !mark.exists() && store.list().await?.contains(&discovery_key) {
+            return Ok(Opened { core: store.get(key).await?, restored: None });
+        }
+        let restored = match store.claim(key).await? {
+            Some(storage) => Some(self.restore(discovery_key, storage, &mark).await),
+            None => None,
+        };
+        Ok(Opened { core: store.get(key).await?, restored })
+    }
+
+    async fn restore(&self, discovery_key: Hash, claim: Claim, mark: &Path) -> Result<u64, RestoreError> {
         let found = match self.restorer.find(&discovery_key, Until::Newest).await {
             Ok(found) => found,
-            Err(RestoreError::NoHead) => return Ok(None),
+            Err(RestoreError::NoHead) => return Ok(0),
             Err(error) => return Err(error),
         };
+        if let Err(error) = std::fs::create_dir_all(&self.restoring).and_then(|()| std::fs::write(mark, [])) {
+            return Err(RestoreError::Target(error.into()));
+        }
         let progress = watch::Sender::new(RestoreProgress::default());
-        let report = self.restorer.restore(&found, Arc::new(Target(core.clone())), &progress).await?;
+        let target = Arc::new(StorageTarget::new(claim));
+        let report = self.restorer.restore(&found, target, &progress).await?;
+        if let Err(error) = std::fs::remove_file(mark) {
+            return Err(RestoreError::Target(error.into()));
+        }
         if !report.damaged.is_empty() || !report.missing.is_empty() {
             let objects: Vec<String> = report.damaged.iter().map(|damaged| damaged.object.clone()).collect();
-            let lines = report.damaged.iter().map(|damaged| format!("{} was refused: {}", damaged.object, damaged.reason));
+            let lines =
+                report.damaged.iter().map(|damaged| format!("{} was refused: {}", damaged.object, damaged.reason));
             let text = lines.collect::<Vec<_>>().join("; ");
             warn!(%text, missing = ?report.missing, "damaged backup");
-            let refused = Refused { objects, text, missing: report.missing.clone() };
+            let refused = Refused { objects, text, missing: report.missing };
             lock(&self.refused).insert(discovery_key, refused);
         }
-        Ok(Some(report))
+        Ok(report.length)
     }
 
     /// When the blocks of damaged objects are here again, ships good copies of them.
@@ -187,10 +217,12 @@ impl Backup {
         let healed = {
             let refused = lock(&self.refused);
             let Some(refused) = refused.get(discovery_key) else { return };
-            let target = Target(core.clone());
-            refused.missing.iter().all(|range| target.holds(range.clone())).then(|| refused.objects.clone())
+            refused.clone()
         };
-        if let Some(objects) = healed {
+        let missing = healed.missing;
+        let all = |core: &BoxedCore| missing.iter().all(|range| core.bitfield().contains_range(range.clone()));
+        if core.with_core(all).await {
+            let objects = healed.objects;
             info!(?objects, "the blocks of damaged objects are here again and are shipped anew");
             self.shipper.damaged(objects).await;
             lock(&self.refused).remove(discovery_key);
@@ -284,80 +316,22 @@ fn open(config: &Config) -> Result<Arc<dyn ObjectStore>, BackupError> {
     Ok(Arc::new(S3Store::new(s3).map_err(failed)?))
 }
 
-/// A core that is shipped.
-struct Source(CoreHandle);
+/// An open core as the shipper sees it. The shipper calls from threads that may block.
+struct Shared(CoreHandle);
 
-/// A core at one moment, as the cut sees it.
-struct Moment<'a>(&'a StoredCore);
+impl SharedCore for Shared {
+    type Storage = Box<dyn Storage>;
 
-impl Tree for Moment<'_> {
-    fn node(&self, index: u64) -> Result<Option<Node>, CoreError> {
-        Ok(self.0.node(index)?)
-    }
-
-    fn held(&self, blocks: Range<u64>) -> Held {
-        let bitfield = self.0.bitfield();
-        if bitfield.contains_range(blocks.clone()) {
-            Held::All
-        } else if bitfield.intersects(blocks) {
-            Held::Some
-        } else {
-            Held::None
-        }
-    }
-}
-
-impl BackupSource for Source {
     fn key(&self) -> Key {
         *self.0.key()
     }
 
     fn mark(&self) -> ChangeMark {
-        let state = self.0.state();
+        let state = *self.0.watch_durable().borrow();
         ChangeMark { fork: state.fork, length: state.length, changes: state.generation }
     }
 
-    fn held(&self) -> Result<Option<HeldCore>, CoreError> {
-        let mark = self.mark();
-        self.0.read(|core| {
-            let Some(manifest) = core.manifest().cloned().filter(|_| core.length() > 0) else { return Ok(None) };
-            let signed = SignedHead {
-                key: *core.key(),
-                manifest,
-                fork: core.fork(),
-                roots: core.roots().clone(),
-                signature: core.signature().map(|signature| signature.to_vec()).unwrap_or_default(),
-            };
-            let cut = held::cut(core.roots(), &Moment(core))?;
-            Ok(Some(HeldCore { mark, signed, cut }))
-        })
-    }
-
-    fn segment(&self, place: &Place, cipher: &ContentCipher) -> Result<Option<Bytes>, CoreError> {
-        self.0.read(|core| Ok(core.read_segment(place, cipher)?))
-    }
-}
-
-/// A core that is restored.
-struct Target(CoreHandle);
-
-impl RestoreTarget for Target {
-    fn import_head(&self, head: &ProvenHead) -> Result<(), CoreError> {
-        let signed = head.head.signed.clone();
-        let signature = Some(Bytes::from(signed.signature)).filter(|signature| !signature.is_empty());
-        let nodes = head.nodes.clone();
-        self.0.change(|core| Ok(core.import_head(signed.manifest, signed.fork, signed.roots, signature, nodes)?))
-    }
-
-    fn holds(&self, blocks: Range<u64>) -> bool {
-        self.0.read(|core| core.bitfield().contains_range(blocks))
-    }
-
-    fn import_segment(&self, place: &Place, _object: &Bytes, segment: Decoded) -> Result<(), CoreError> {
-        self.0.change(|core| Ok(core.import_segment(place, segment)?))
-    }
-
-    fn flush(&self) -> Result<(), CoreError> {
-        self.0.change(|core| Ok(core.flush()?))
+    fn read<R>(&self, look: impl FnOnce(&BoxedCore) -> R) -> R {
+        tokio::runtime::Handle::current().block_on(self.0.with_core(look))
     }
 }

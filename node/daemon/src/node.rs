@@ -12,9 +12,10 @@ use std::time::Duration;
 use cumulet_api::{ArchiveSpec, ArchiveStatus, Condition, ConditionStatus, NodeStatus};
 use cumulet_hypercore::corestore::{Corestore, CorestoreConfig, CorestoreError};
 use cumulet_hypercore::driver::{Session, replicate};
-use cumulet_hyperdht::{Dht, DhtConfig, KeyPair};
-use cumulet_hyperdrive::Selection;
+use cumulet_hyperdht::{Dht, DhtConfig};
+use cumulet_hyperdrive::plan::Selection;
 use cumulet_hyperswarm::{Connection, Swarm, SwarmConfig, SwarmLimits};
+use cumulet_secret_stream::noise::KeyPair;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info, info_span, warn};
@@ -164,9 +165,7 @@ impl Node {
             node.tasks.spawn(Arc::clone(&node).keep_replica(replica.clone()));
         }
         for (key, spec) in known {
-            if let Err(error) = node.start_archive(key, spec).await {
-                warn!(key = %short(&key), %error, "a pinned archive can't be opened");
-            }
+            node.start_archive(key, spec);
         }
         node.started.store(true, Ordering::Release);
         Ok(node)
@@ -198,7 +197,7 @@ impl Node {
                 archive.set_spec(spec);
                 archive
             }
-            None => self.start_archive(key, spec).await?,
+            None => self.start_archive(key, spec),
         };
         Ok(archive.status(&self.backup).await)
     }
@@ -219,9 +218,8 @@ impl Node {
         Ok(())
     }
 
-    async fn start_archive(&self, key: Key, spec: ArchiveSpec) -> Result<Arc<Archive>, NodeError> {
-        let core = self.store.get(key).await?;
-        let archive = Arc::new(Archive::new(core, spec));
+    fn start_archive(&self, key: Key, spec: ArchiveSpec) -> Arc<Archive> {
+        let archive = Arc::new(Archive::new(key, spec));
         let cancel = self.cancel.child_token();
         let around = Surroundings {
             store: self.store.clone(),
@@ -233,7 +231,7 @@ impl Node {
         self.tasks.spawn(Arc::clone(&archive).run(around).instrument(span));
         let pinned = Pinned { archive: Arc::clone(&archive), cancel };
         self.archives.write().unwrap_or_else(PoisonError::into_inner).insert(key, pinned);
-        Ok(archive)
+        archive
     }
 
     /// A pinned archive.

@@ -11,7 +11,8 @@ use axum_server::tls_rustls::RustlsConfig;
 use cumulet_api::{ArchiveSpec, SyncMode, SyncSpec};
 use cumulet_hypercore::corestore::CoreHandle;
 use cumulet_hyperbee::{Bee, ErrorKind};
-use cumulet_hyperdrive::{Drive, Link};
+use cumulet_hyperdrive::Drive;
+use cumulet_hyperdrive::link::Link;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::info;
@@ -137,7 +138,7 @@ impl ArchiveSource for GatewaySource {
 
     async fn resolve(&self, name: &ArchiveName) -> Result<Option<Served<CoreHandle>>, SourceError> {
         let Some(archive) = self.find(name) else { return Ok(None) };
-        let core = archive.core.clone();
+        let Some(core) = archive.core().cloned() else { return Err(SourceError(ErrorKind::Unavailable)) };
         let epoch = archive.cores().iter().map(|core| core.state().fork).sum();
         let served = match archive.contents() {
             Contents::Unknown => return Err(SourceError(ErrorKind::Unavailable)),
