@@ -314,7 +314,7 @@ impl Node {
                         .collect();
                     if !addresses.is_empty() && addresses != known {
                         info!(replica = %replica.address, ?addresses, "another replica");
-                        if let Err(error) = self.swarm.join_peer(replica.public_key, addresses.clone()).await {
+                        if let Err(error) = self.swarm.join_peer(replica.public_key, addresses.clone()) {
                             warn!(replica = %replica.address, %error, "replica");
                         }
                         known = addresses;
@@ -368,9 +368,8 @@ async fn start_swarm(
     };
     let dht = Dht::spawn(dht, tasks, cancel.clone()).await.map_err(|error| failed(error.to_string()))?;
     let swarm =
-        SwarmConfig { key_pair: KeyPair::from_seed(seed), limits: SwarmLimits::default(), firewall: None };
-    let swarm =
-        Swarm::spawn(dht.clone(), swarm, tasks, cancel.clone()).await.map_err(|error| failed(error.to_string()))?;
+        SwarmConfig { key_pair: KeyPair::from_seed(*seed), limits: SwarmLimits::default(), firewall: None };
+    let swarm = Swarm::spawn(dht.clone(), swarm, tasks, cancel.clone());
     if !config.replicas.is_empty() {
         swarm.listen(false).await.map_err(|error| failed(error.to_string()))?;
     }
