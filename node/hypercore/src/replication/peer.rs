@@ -1,6 +1,7 @@
 //! What is known of one peer.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::have::{PeerBlocks, Wants};
 use super::{MAX_QUEUED_REQUESTS, MAX_REFUSALS, MAX_TIMEOUTS, PeerFault};
@@ -20,6 +21,8 @@ pub(super) struct Peer {
     pub invalid_requests: u32,
     pub refusals: u32,
     pub timeouts: u32,
+    /// When it last answered something: what is still queued behind that answer is not late yet.
+    pub answered: Option<Instant>,
     /// Requests it may have in flight, and has.
     pub limit: usize,
     pub in_flight: usize,
@@ -40,6 +43,7 @@ impl Peer {
             invalid_requests: 0,
             refusals: 0,
             timeouts: 0,
+            answered: None,
             limit,
             in_flight: 0,
             told_contiguous: 0,

@@ -106,15 +106,26 @@ impl Replica for Model {
         }
         Ok(applied)
     }
-    fn reorganize(&mut self, proof: Proof) -> Result<Applied, ApplyError> {
+    fn reorganize(&mut self, proof: Proof) -> Result<Reorganized, ApplyError> {
         let upgrade = proof.upgrade.unwrap();
         let from = 3.min(self.length);
         self.held.retain(|block, _| *block < from);
         (self.fork, self.length) = (proof.fork, upgrade.length);
-        Ok(Applied {
+        Ok(Reorganized::Done(Applied {
             reorganized_from: Some(from),
             ..Applied::default()
-        })
+        }))
+    }
+    fn seek_range(&self, _: u64, _: u64) -> Option<Range<u64>> {
+        None
+    }
+    fn words(&self, start: u64, words: usize) -> Vec<u32> {
+        let word =
+            |first: u64| (first..first + 32).fold(0, |word, i| word | u32::from(self.has(i)) << (i % 32));
+        (start..).step_by(32).take(words).map(word).collect()
+    }
+    fn first_held(&self, from: u64) -> Option<u64> {
+        self.held.range(from..).next().map(|(block, _)| *block)
     }
 }
 
@@ -178,6 +189,8 @@ impl Net {
         loop {
             let mut moved = false;
             for side in 0..self.sides.len() {
+                let (replicator, model) = &mut self.sides[side];
+                replicator.committed(model);
                 while let Some(item) = self.sides[side].0.poll_output() {
                     self.deliver(side, item);
                     moved = true;
