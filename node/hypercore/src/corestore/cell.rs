@@ -19,7 +19,8 @@ use crate::crypto::{Hash, Key};
 use crate::replication::{CoreReplica, Event, PeerId, Replicator};
 use crate::storage::{Storage, StorageError};
 
-pub(crate) type BoxedCore = Core<Box<dyn Storage>>;
+/// A core of a store, wherever its state lives.
+pub type BoxedCore = Core<Box<dyn Storage>>;
 pub(crate) type Guard = OwnedMutexGuard<Cell>;
 
 /// Received bytes after which a commit does not wait for its interval: what a loss of power may cost to fetch again.
