@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
     version = "v1alpha1",
     kind = "PersonalCloud",
     plural = "personalclouds",
-    shortname = "pc",
+    // Not `pc`: that is PriorityClass, which kubectl prefers.
+    shortname = "cloud",
     category = "cumulet",
     namespaced,
     status = "PersonalCloudStatus",

@@ -1,6 +1,6 @@
 //! What the API server accepts and refuses, by evaluating the generated CEL rules here.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::needless_pass_by_value)]
 
 use cumulet_crds::{DatArchive, PersonalCloud};
 use kube::core::cel::{validate_cel, validate_cel_update};

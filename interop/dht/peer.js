@@ -20,10 +20,11 @@ function parse (address) {
   return { host, port: Number(port) }
 }
 
-// firewalled: true, false, or absent for the default node that finds out for itself.
+// firewalled: true (and stays so), false, or absent for the default node that finds out for itself.
 function createNode ({ bootstrap, firewalled, port }) {
   const opts = { bootstrap: (bootstrap || []).map(parse), host: HOST }
   if (firewalled !== undefined && firewalled !== null) opts.firewalled = firewalled
+  if (firewalled === true) opts.quickFirewall = false
   if (port) opts.port = port
   return new DHT(opts)
 }
@@ -70,7 +71,8 @@ const commands = {
     const node = createNode(args)
     await node.fullyBootstrapped()
     const stats = { connections: 0, sockets: new Set() }
-    const server = node.createServer((socket) => {
+    const opts = args.local === false ? { shareLocalAddress: false } : {}
+    const server = node.createServer(opts, (socket) => {
       stats.connections++
       stats.sockets.add(socket)
       socket.on('close', () => stats.sockets.delete(socket))
@@ -103,6 +105,8 @@ const commands = {
         if (args.bootstrapped !== false) await node.fullyBootstrapped()
       }
       const opts = { keyPair: DHT.keyPair() }
+      if (args.local === false) opts.localConnection = false
+      if (args.fastOpen === false) opts.fastOpen = false
       if (args.relayAddresses) opts.relayAddresses = args.relayAddresses.map(parse)
       const result = await once(node, key, opts, timeout)
       if (result.error) errors[result.error] = (errors[result.error] || 0) + 1

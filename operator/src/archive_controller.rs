@@ -6,12 +6,13 @@ use crate::node_client::{NodeClient, NodeError};
 use cumulet_api::ArchiveSpec;
 use cumulet_crds::{ArchiveDeletionPolicy, DatArchive, DatArchiveStatus, PersonalCloud};
 use cumulet_plan::credentials::ApiAccess;
-use cumulet_plan::names::FINALIZER;
-use cumulet_plan::plan::{pinned_before, wanted_by_another};
+use cumulet_plan::names::{CloudNames, DATA_VOLUME, FINALIZER};
+use cumulet_plan::plan::{Observed, is_bound, pinned_before, wanted_by_another};
 use cumulet_plan::status::Reason;
 use cumulet_plan::status::archive::{self, Reply};
-use cumulet_plan::validate::{Archive, Cloud};
+use cumulet_plan::validate::{Archive, Cloud, MAX_REPLICAS};
 use futures::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
@@ -254,7 +255,7 @@ async fn client(cloud: &Cloud, context: &Context) -> Result<Result<NodeClient, S
 /// Takes the pin back from every replica, then lets the archive go.
 ///
 /// With the cloud gone there is nobody to tell. A hibernated cloud, or a replica that is away, would come back with the
-/// pin: the archive stays until they were told.
+/// pin: the archive stays until they were told, and its status says what it waits for.
 async fn forget(resource: &DatArchive, context: &Context) -> Result<Action, ReconcileError> {
     if !resource
         .finalizers()
@@ -273,8 +274,14 @@ async fn forget(resource: &DatArchive, context: &Context) -> Result<Action, Reco
     let cloud = find_cloud(resource, context);
     let cloud = cloud.and_then(|cloud| Cloud::parse(&cloud, &context.settings.cluster_domain).ok());
     let archive = Archive::parse(resource).ok();
-    if let (Some(cloud), Some(archive), false) = (cloud, archive, wanted_by_another(resource, &siblings)) {
-        unpin(&archive, &cloud, context).await?;
+    if let (Some(cloud), Some(archive), false) = (cloud, archive, wanted_by_another(resource, &siblings))
+        && let Err(error) = unpin(&archive, &cloud, context).await
+    {
+        let previous = resource.status.clone().unwrap_or_default();
+        let (generation, now) = (resource.metadata.generation, (context.now)());
+        let status = archive::waiting(generation, Reason::Deleting, &error.to_string(), &previous, now);
+        update_status(resource, context, &status, &previous).await?;
+        return Err(error);
     }
     context.pins.keep_only(&resource.uid().unwrap_or_default(), &[]);
     context.server.finalizer(resource, false).await?;
@@ -283,19 +290,20 @@ async fn forget(resource: &DatArchive, context: &Context) -> Result<Action, Reco
 
 async fn unpin(archive: &Archive, cloud: &Cloud, context: &Context) -> Result<(), ReconcileError> {
     let observed = dereference::cloud(context, &cloud.names).await?;
-    if observed.stateful_set.is_none() && observed.claims.is_empty() {
-        // No replica ever had it.
-        return Ok(());
+    if cloud.replicas == 0 && (0..MAX_REPLICAS).any(|index| may_know(&observed, &cloud.names, index)) {
+        let why = "the cloud hibernates, and would wake with the archive: raise its spec.replicas, or delete the cloud";
+        return Err(ReconcileError::NotNow(why.into()));
     }
-    if cloud.replicas == 0 {
-        return Err(ReconcileError::NotNow(
-            "the cloud hibernates; set its spec.replicas, or delete the cloud".into(),
-        ));
+    let told: Vec<u8> = (0..cloud.replicas)
+        .filter(|index| may_know(&observed, &cloud.names, *index))
+        .collect();
+    if told.is_empty() {
+        return Ok(());
     }
     let client = client(cloud, context).await?.map_err(ReconcileError::NotNow)?;
     let replicas = running(&cloud.names, &observed.pods);
     let delete_data = archive.deletion_policy == ArchiveDeletionPolicy::Delete;
-    for index in 0..cloud.replicas {
+    for index in told {
         let pod = cloud.names.pod(index);
         let replica = replicas.iter().find(|replica| replica.index == index);
         let replica = replica.ok_or_else(|| ReconcileError::NotNow(format!("{pod} is not running")))?;
@@ -306,6 +314,24 @@ async fn unpin(archive: &Archive, cloud: &Cloud, context: &Context) -> Result<()
         answer.map_err(|source| ReconcileError::Unpin { replica: pod, source })?;
     }
     Ok(())
+}
+
+/// Whether a replica may keep the pin: it has a volume, or an address. A replica without either never ran.
+fn may_know(observed: &Observed, names: &CloudNames, index: u8) -> bool {
+    let pod = names.pod(index);
+    let claim = format!("{DATA_VOLUME}-{pod}");
+    let ran = |found: &Pod| {
+        found.name_any() == pod
+            && found
+                .status
+                .as_ref()
+                .is_some_and(|status| status.pod_ip.is_some())
+    };
+    observed
+        .claims
+        .iter()
+        .any(|found| found.name_any() == claim && is_bound(found))
+        || observed.pods.iter().any(ran)
 }
 
 fn wake_cloud(context: &Context, archive: &DatArchive) {

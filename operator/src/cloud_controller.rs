@@ -49,7 +49,7 @@ pub async fn reconcile(
         }
         Ok((cloud, observed, Decision::Apply(prepared))) => {
             let budget_wanted = prepared.pod_disruption_budget.is_some();
-            let applied = prepared.apply::<Server>(&context.server).await?;
+            let applied = Box::pin(prepared.apply::<Server>(&context.server)).await?;
             context.server.sweep(&cloud, budget_wanted).await?;
             let secret = Some(&applied.secret);
             let reports = reports(&context, &cloud.names, secret, &observed.pods).await;

@@ -133,7 +133,6 @@ fn first_lost(given: &Value, kept: &Value, path: String) -> Option<String> {
             };
             first_lost(value, kept.get(name).unwrap_or(&Value::Null), path)
         }),
-        (Value::Array(_) | Value::Object(_), Value::Null) => Some(path),
         (_, Value::Null) => Some(path),
         _ => None,
     }

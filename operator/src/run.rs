@@ -155,41 +155,12 @@ async fn lead(client: Client, options: &Options, metrics: &Metrics, ops: &Ops, s
         .owns_stream(stateful_sets(client))
         .reconcile_on(received(cloud_wakes))
         .graceful_shutdown_on(stop.clone().cancelled_owned())
-        .run(
-            // Archives must be known before a cloud is looked at, or its gateway would be closed for a moment.
-            |cloud, context| {
-                limited(
-                    "PersonalCloud",
-                    cloud,
-                    context,
-                    |cloud, context: Arc<Context>| async move {
-                        wait(&context.archives).await;
-                        cloud_controller::reconcile(cloud, context).await
-                    },
-                )
-            },
-            retry,
-            Arc::clone(&context),
-        );
+        .run(reconcile_cloud, retry, Arc::clone(&context));
     let archive_controller = Controller::for_stream(archive_stream, archives.clone())
         .with_config(config)
         .reconcile_on(received(archive_wakes))
         .graceful_shutdown_on(stop.clone().cancelled_owned())
-        .run(
-            |archive, context| {
-                limited(
-                    "DatArchive",
-                    archive,
-                    context,
-                    |archive, context: Arc<Context>| async move {
-                        wait(&context.clouds).await;
-                        archive_controller::reconcile(archive, context).await
-                    },
-                )
-            },
-            retry,
-            Arc::clone(&context),
-        );
+        .run(reconcile_archive, retry, Arc::clone(&context));
     let warm = async {
         wait(&clouds).await;
         wait(&archives).await;
@@ -209,6 +180,23 @@ async fn lead(client: Client, options: &Options, metrics: &Metrics, ops: &Ops, s
         _ = controllers => {}
         () = stopping => tracing::warn!("some reconciles did not end in time"),
     }
+}
+
+/// Archives must be known before a cloud is looked at, or its gateway would be closed for a moment.
+async fn reconcile_cloud(cloud: Arc<PersonalCloud>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    wait(&context.archives).await;
+    let reconcile = cloud_controller::reconcile(cloud, Arc::clone(&context));
+    limited("PersonalCloud", &context.metrics, Box::pin(reconcile)).await
+}
+
+/// Clouds must be known before an archive is looked at, or its cloud would be taken for missing.
+async fn reconcile_archive(
+    archive: Arc<DatArchive>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    wait(&context.clouds).await;
+    let reconcile = archive_controller::reconcile(archive, Arc::clone(&context));
+    limited("DatArchive", &context.metrics, Box::pin(reconcile)).await
 }
 
 /// Waits until a cache holds what the cluster holds. The only error is that the cache is gone, with the process.
@@ -235,18 +223,13 @@ fn received<T: Send + 'static>(mut wakes: mpsc::Receiver<T>) -> impl Stream<Item
 }
 
 /// Runs a reconcile within its time limit, and counts it.
-async fn limited<K, F>(
+async fn limited(
     kind: &'static str,
-    object: Arc<K>,
-    context: Arc<Context>,
-    reconcile: impl FnOnce(Arc<K>, Arc<Context>) -> F,
-) -> Result<Action, ReconcileError>
-where
-    F: Future<Output = Result<Action, ReconcileError>>,
-{
+    metrics: &Metrics,
+    reconcile: impl Future<Output = Result<Action, ReconcileError>>,
+) -> Result<Action, ReconcileError> {
     let began = Instant::now();
-    let metrics = context.metrics.clone();
-    let result = tokio::time::timeout(RECONCILE_TIMEOUT, reconcile(object, context)).await;
+    let result = tokio::time::timeout(RECONCILE_TIMEOUT, reconcile).await;
     let result = result.unwrap_or(Err(ReconcileError::Timeout));
     let label = match &result {
         Ok(_) => "ok",
@@ -257,6 +240,7 @@ where
     result
 }
 
+#[allow(clippy::needless_pass_by_value)] // The controller gives it by value.
 fn retry<K: ResourceExt>(object: Arc<K>, error: &ReconcileError, _: Arc<Context>) -> Action {
     tracing::warn!(namespace = object.namespace(), name = object.name_any(), %error, "reconcile failed");
     Action::requeue(RETRY)

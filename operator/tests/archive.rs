@@ -1,6 +1,6 @@
 //! The reconcile of an archive against an API server in memory and replicas over real TLS.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::large_futures)]
 
 mod support;
 
@@ -52,7 +52,7 @@ impl Scene {
 
     fn delete(&self) {
         self.cluster.change(ARCHIVE, |archive| {
-            archive["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z")
+            archive["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         });
     }
 }
@@ -209,7 +209,10 @@ async fn an_archive_stays_until_every_replica_was_told() {
     scene.delete();
     let error = scene.reconcile().await.unwrap_err();
     assert!(error.contains("cumulet-ada-0 is not running"), "{error}");
-    assert!(scene.cluster.get(ARCHIVE).is_some());
+    assert_eq!(
+        condition(&scene.cluster, ARCHIVE, "Ready"),
+        is("False", "Deleting")
+    );
 }
 
 #[tokio::test]
@@ -217,7 +220,7 @@ async fn with_its_cloud_gone_an_archive_goes_at_once() {
     let cluster = Cluster::default();
     archive(&cluster, "ada", json!({}));
     cluster.change(ARCHIVE, |archive| {
-        archive["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z")
+        archive["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     });
     reconcile(reread(&cluster, ARCHIVE), operator(&cluster, &[], &[], 1))
         .await
@@ -277,9 +280,22 @@ async fn of_two_archives_with_one_key_the_younger_is_refused_and_its_end_keeps_t
         is("False", "DuplicateKey")
     );
     scene.cluster.change(&path, |archive| {
-        archive["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z")
+        archive["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     });
     reconcile(reread(&scene.cluster, &path), operator).await.unwrap();
     assert_eq!(scene.replicas[0].requests(), Vec::<String>::new());
     assert!(scene.cluster.get(&path).is_none());
+}
+
+#[tokio::test]
+async fn an_archive_whose_replica_never_ran_goes_at_once() {
+    let scene = scene(1, json!({})).await;
+    scene
+        .cluster
+        .change("/api/v1/namespaces/ns/pods/cumulet-ada-0", |pod| {
+            pod["status"] = json!({})
+        });
+    scene.delete();
+    scene.reconcile().await.unwrap();
+    assert!(scene.cluster.get(ARCHIVE).is_none());
 }

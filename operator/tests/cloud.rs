@@ -1,6 +1,6 @@
 //! The reconcile of a cloud against an API server in memory.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::large_futures)]
 
 mod support;
 

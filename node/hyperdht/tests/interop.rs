@@ -4,7 +4,7 @@ mod support;
 
 use cumulet_hyperdht::{ConnectOptions, ListenOptions};
 use serde_json::json;
-use support::{Js, echo, expect_echo, fresh_key_pair, key, node, rounds};
+use support::{Js, echo, expect_echo, fresh_key_pair, key, node, node_with, rounds};
 
 /// Serves echoes on a fresh key; returns its public key and the server's task.
 async fn serve(dht: &cumulet_hyperdht::Dht) -> ([u8; 32], tokio::task::JoinSet<()>) {
@@ -144,4 +144,68 @@ async fn js_and_we_find_each_other_under_a_topic_and_read_each_others_values() {
         (&got["mutable"], &got["seq"], &got["immutable"]),
         (&json!("two"), &json!(2), &json!("from rust"))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn js_clients_of_every_kind_reach_our_firewalled_server_in_the_same_network_and_by_punching() {
+    let mut js = Js::start();
+    let bootstrap = js.testnet(16).await;
+    let ways = [(true, true), (false, true), (false, false)];
+    let kinds = [json!(null), json!(true)];
+    for ((local, fast_open), kind) in ways
+        .into_iter()
+        .flat_map(|way| kinds.iter().map(move |kind| (way, kind)))
+    {
+        let dht = node_with(&bootstrap, Some(true), local).await;
+        assert_eq!(dht.remote_address(), None);
+        let (public_key, _tasks) = serve(&dht).await;
+        let count = if fast_open { rounds(20) } else { 5 };
+        let wanted = json!({
+            "bootstrap": bootstrap, "publicKey": hex::encode(public_key), "count": count, "fresh": true,
+            "local": local, "fastOpen": fast_open, "firewalled": kind,
+        });
+        let answer = js.call("connect", wanted).await;
+        eprintln!("local {local}, fast open {fast_open}, firewalled {kind}: {answer}");
+        assert_eq!(
+            answer["ok"], count,
+            "local {local}, fast open {fast_open}: {answer}"
+        );
+        dht.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_firewalled_client_punches_through_to_a_firewalled_js_server() {
+    let mut js = Js::start();
+    let bootstrap = js.testnet(16).await;
+    let listen = json!({ "bootstrap": bootstrap, "firewalled": true, "local": false });
+    let server = js.call("listen", listen).await;
+    for round in 0..rounds(20) {
+        let dht = node_with(&bootstrap, Some(true), false).await;
+        let connection = dht.connect(key(&server["publicKey"]), options()).await;
+        let counters = dht.counters().await;
+        let connection =
+            connection.unwrap_or_else(|error| panic!("round {round}: {error}; {server} {counters:?}"));
+        expect_echo(connection)
+            .await
+            .unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert_eq!((counters.punches, counters.punched), (1, 1));
+        dht.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_firewalled_nodes_of_ours_punch_through_to_each_other() {
+    let mut js = Js::start();
+    let bootstrap = js.testnet(16).await;
+    let server = node_with(&bootstrap, Some(true), false).await;
+    let (public_key, _tasks) = serve(&server).await;
+    for _ in 0..rounds(10) {
+        let client = node_with(&bootstrap, Some(true), false).await;
+        expect_echo(client.connect(public_key, options()).await.unwrap())
+            .await
+            .unwrap();
+        assert_eq!(client.counters().await.punched, 1);
+        client.close().await;
+    }
 }

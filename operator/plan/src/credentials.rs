@@ -80,8 +80,11 @@ pub struct Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { data, seeds } = self;
+        let keys: Vec<_> = data.keys().collect();
         f.debug_struct("Credentials")
-            .field("keys", &self.data.keys().collect::<Vec<_>>())
+            .field("data", &keys)
+            .field("seeds", seeds)
             .finish()
     }
 }

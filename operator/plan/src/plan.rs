@@ -131,12 +131,13 @@ fn growing(cloud: &Cloud, claims: &[PersistentVolumeClaim]) -> Vec<PersistentVol
         let size = request(claim).and_then(|quantity| Size::parse(&quantity.0).ok());
         size.is_some_and(|size| size.bytes() < cloud.storage_size.bytes())
     };
-    claims
-        .iter()
-        .filter(|claim| is_data(cloud, claim))
-        .filter(smaller)
-        .cloned()
-        .collect()
+    let growable = |claim: &&PersistentVolumeClaim| is_data(cloud, claim) && is_bound(claim);
+    claims.iter().filter(growable).filter(smaller).cloned().collect()
+}
+
+/// Whether a claim has its volume. Before that its size cannot be changed, and nothing was ever stored in it.
+pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+    claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
 }
 
 /// Whether a replica of this cloud keeps its data there.
@@ -214,7 +215,7 @@ mod tests {
 
     fn claim(name: &str, request: &str, capacity: &str) -> PersistentVolumeClaim {
         serde_json::from_value(serde_json::json!({"metadata": {"name": name},
-            "spec": {"resources": {"requests": {"storage": request}}}, "status": {"capacity": {"storage": capacity}}}))
+            "spec": {"resources": {"requests": {"storage": request}}}, "status": {"phase": "Bound", "capacity": {"storage": capacity}}}))
         .unwrap()
     }
 
@@ -253,10 +254,13 @@ mod tests {
         let before = applied(&parsed(&resource), &Observed::default());
         assert_eq!(template_request(&before), "10Gi");
         resource.spec.storage.size = "20Gi".into();
+        let mut pending = claim("data-cumulet-ada-2", "10Gi", "0");
+        pending.status = None;
         let claims = vec![
             claim("data-cumulet-ada-0", "10Gi", "10Gi"),
             claim("data-cumulet-ada-1", "20480Mi", "10Gi"),
             claim("data-other-0", "1Gi", "1Gi"),
+            pending,
         ];
         let observed = Observed {
             stateful_set: Some(before.stateful_set),

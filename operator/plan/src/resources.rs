@@ -38,6 +38,8 @@ pub struct Resources<State> {
     pub pod_disruption_budget: Option<PodDisruptionBudget>,
     /// Claims that grow: the request alone, for existing claims.
     pub expansions: Vec<PersistentVolumeClaim>,
+    /// Why claims could not be made to grow. A volume that stays small must not keep the rest from being applied.
+    pub refused_expansions: Vec<String>,
     /// The replicas.
     pub stateful_set: StatefulSet,
     pub(crate) state: PhantomData<State>,
@@ -68,7 +70,7 @@ impl<T> Object for T where
 /// How objects are brought to the API server.
 pub trait Apply: Sync {
     /// Why one was not.
-    type Error;
+    type Error: std::fmt::Display;
     /// Brings one object, and returns it as it now is.
     fn apply<K: Object>(&self, object: &K) -> impl Future<Output = Result<K, Self::Error>> + Send;
 }
@@ -77,6 +79,7 @@ impl Resources<Prepared> {
     /// Applies all, one after the other; the StatefulSet comes last, because its pods need the rest.
     pub async fn apply<A: Apply>(self, to: &A) -> Result<Resources<Applied>, A::Error> {
         let mut expansions = Vec::with_capacity(self.expansions.len());
+        let mut refused_expansions = self.refused_expansions;
         let secret = to.apply(&self.secret).await?;
         let service_account = to.apply(&self.service_account).await?;
         let network_policy = to.apply(&self.network_policy).await?;
@@ -87,7 +90,10 @@ impl Resources<Prepared> {
             None => None,
         };
         for claim in &self.expansions {
-            expansions.push(to.apply(claim).await?);
+            match to.apply(claim).await {
+                Ok(claim) => expansions.push(claim),
+                Err(error) => refused_expansions.push(error.to_string()),
+            }
         }
         Ok(Resources {
             secret,
@@ -97,6 +103,7 @@ impl Resources<Prepared> {
             client_service,
             pod_disruption_budget,
             expansions,
+            refused_expansions,
             stateful_set: to.apply(&self.stateful_set).await?,
             state: PhantomData,
         })

@@ -394,7 +394,7 @@ mod tests {
         with_backup(&mut cloud).max_lag = "2m".into();
         let backup = Cloud::parse(&cloud, "cluster.local").unwrap().backup.unwrap();
         assert_eq!(backup.url, "s3://bucket/ns/ada");
-        assert_eq!(backup.max_lag, Duration::from_secs(120));
+        assert_eq!(backup.max_lag, Duration::from_mins(2));
         assert_eq!(backup.endpoint.unwrap().port, 4566);
     }
 

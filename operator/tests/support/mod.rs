@@ -3,10 +3,10 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::missing_panics_doc,
-    dead_code,
-    unreachable_pub
+    clippy::needless_pass_by_value,
+    clippy::similar_names
 )]
+#![allow(dead_code, unreachable_pub)] // Each test file uses a part.
 
 pub mod replica;
 

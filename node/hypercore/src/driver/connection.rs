@@ -428,10 +428,11 @@ impl Connection {
             let Cell {
                 replicator, replica, ..
             } = &mut *cell;
+            replicator.remind(replica);
             if replicator.poll_timeout().is_some_and(|due| due <= now) {
                 replicator.on_timeout(replica, now);
-                cell.pump(&channel.core);
             }
+            cell.pump(&channel.core);
         }
         for channel in closed {
             self.give_up(channel).await;

@@ -351,7 +351,12 @@ impl Replicator {
                 return Ok(());
             }
             Message::Bitfield(bitfield) => peer.on_bitfield(&bitfield),
-            Message::Range(range) => peer.on_range(&range),
+            Message::Range(range) => {
+                peer.on_range(&range);
+                if !range.drop && peer.proven.is_some() {
+                    self.send_sync(id, core);
+                }
+            }
             Message::Extension(_) => return Ok(()),
         }
         self.schedule(core, now);
@@ -385,6 +390,22 @@ impl Replicator {
         self.schedule(core, now);
     }
 
+    /// Tells peers once more that we know the length that was proven to them. JavaScript may fail to say it has it, when the proof
+    /// overtakes the Syncs of several appends, and asks for nothing more until it is acknowledged.
+    pub fn remind(&mut self, core: &mut impl Replica) {
+        let forgotten = self
+            .peers
+            .iter_mut()
+            .filter(|(_, peer)| peer.proven.is_some() && !peer.reminded);
+        let forgotten = forgotten.map(|(id, peer)| {
+            peer.reminded = true;
+            *id
+        });
+        for id in forgotten.collect::<Vec<_>>() {
+            self.send_sync(id, core);
+        }
+    }
+
     /// The next message to send, other than the uploads of [`Replicator::next_upload`].
     pub fn poll_output(&mut self) -> Option<(PeerId, Message)> {
         self.outputs.pop_front()
@@ -409,7 +430,7 @@ impl Replicator {
         let Some(peer) = self.peers.get(&id) else { return };
         let (fork, length) = (core.fork(), core.length());
         let remote_length = if peer.remote.fork == fork {
-            peer.remote.length
+            peer.remote.length.max(peer.proven.unwrap_or(0))
         } else {
             0
         };
@@ -434,6 +455,7 @@ impl Replicator {
         let first_or_new = peer.remote.length != sync.length || peer.remote.fork != sync.fork || !peer.synced;
         peer.remote = *sync;
         peer.synced = true;
+        peer.proven = None;
         if first_or_new {
             peer.rescan_from(0);
         }

@@ -13,6 +13,10 @@ pub(super) struct Peer {
     pub remote: messages::Sync,
     /// Whether it sent one.
     pub synced: bool,
+    /// The length that we proved to it since; it has that length, unless it refused the proof.
+    pub proven: Option<u64>,
+    /// Whether it was told so once more.
+    pub reminded: bool,
     pub blocks: PeerBlocks,
     /// What it wants to be told about.
     pub wants: Wants,
@@ -37,6 +41,8 @@ impl Peer {
         Self {
             remote: messages::Sync::default(),
             synced: false,
+            proven: None,
+            reminded: false,
             blocks: PeerBlocks::default(),
             wants: Wants::default(),
             uploads: VecDeque::new(),

@@ -379,6 +379,74 @@ fn a_peer_that_proves_something_false_is_given_up_and_another_asked() {
 }
 
 #[test]
+fn a_reader_that_does_not_say_that_it_has_what_was_proven_to_it_is_told_so_once_more() {
+    let (mut replicator, mut model, now) = (Replicator::new(), Model::full(9), Instant::now());
+    let peer = PeerId(1);
+    replicator.add_peer(peer, &mut model, now);
+    replicator
+        .on_message(
+            peer,
+            Message::Sync(messages::Sync {
+                length: 6,
+                ..Default::default()
+            }),
+            &mut model,
+            now,
+        )
+        .unwrap();
+    let upgrade = Some(messages::RequestUpgrade { start: 6, length: 3 });
+    let request = Request {
+        id: 1,
+        upgrade,
+        ..Request::default()
+    };
+    replicator
+        .on_message(peer, Message::Request(request), &mut model, now)
+        .unwrap();
+    assert!(replicator.next_upload(peer, &mut model).unwrap().is_some());
+    model.append();
+    replicator.local_change(9..10, &mut model, now);
+    let told = |replicator: &mut Replicator| {
+        let said: Vec<_> = std::iter::from_fn(|| replicator.poll_output()).collect();
+        said.iter().rev().find_map(|(_, m)| {
+            if let Message::Sync(sync) = m {
+                Some(sync.remote_length)
+            } else {
+                None
+            }
+        })
+    };
+    assert_eq!(told(&mut replicator), Some(9));
+    replicator.remind(&mut model);
+    assert_eq!(told(&mut replicator), Some(9));
+    replicator.remind(&mut model);
+    assert_eq!(told(&mut replicator), None);
+    let range = messages::Range {
+        drop: false,
+        start: 0,
+        length: 9,
+    };
+    replicator
+        .on_message(peer, Message::Range(range), &mut model, now)
+        .unwrap();
+    assert_eq!(told(&mut replicator), Some(9));
+    replicator
+        .on_message(
+            peer,
+            Message::Sync(messages::Sync {
+                length: 9,
+                ..Default::default()
+            }),
+            &mut model,
+            now,
+        )
+        .unwrap();
+    assert_eq!(told(&mut replicator), Some(9));
+    replicator.remind(&mut model);
+    assert_eq!(told(&mut replicator), None);
+}
+
+#[test]
 fn a_higher_fork_replaces_the_core_from_where_they_differ() {
     let mut net = Net::new(vec![
         Model {

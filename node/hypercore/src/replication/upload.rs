@@ -42,6 +42,11 @@ impl Replicator {
         }
         match core.prove(&request) {
             Ok(proof) => {
+                if proof.upgrade.is_some() {
+                    // Whatever was asked for, the proof leads to the whole tree.
+                    peer.proven = Some(core.length());
+                    peer.reminded = false;
+                }
                 if let Some(block) = &proof.block {
                     let (index, bytes) = (block.index, block.value.len() as u64);
                     self.events.push_back(Event::BlockSent { index, bytes, to: id });

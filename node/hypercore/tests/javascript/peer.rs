@@ -164,6 +164,11 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new() -> Self {
+        // Shown with `RUST_LOG=debug`, and by the test runner when a test fails.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let directory = tempfile::tempdir().unwrap();
         let config = CorestoreConfig {
             read_timeout: Duration::from_secs(20),

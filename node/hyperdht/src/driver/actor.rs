@@ -9,6 +9,7 @@ use cumulet_udx::{Datagram, Datagrams, Endpoint, Socket, Source, StreamOptions, 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::resolve::resolve;
@@ -28,6 +29,8 @@ const CLOSE_WAIT: Duration = Duration::from_secs(3);
 const RESOLVE_FIRST: Duration = Duration::from_secs(1);
 const RESOLVE_LAST: Duration = Duration::from_secs(30);
 const RESOLVE_IDLE: Duration = Duration::from_secs(600);
+/// Datagrams of hole punchers' sockets waiting for the task. Beyond, the sockets' own queues fill and then drop.
+const EXTRA_QUEUE: usize = 256;
 /// Nodes remembered for the next start.
 const KNOWN_NODES: usize = 64;
 
@@ -93,6 +96,11 @@ pub(super) struct Actor {
     endpoint: Endpoint,
     server_socket: Socket,
     client_socket: Socket,
+    /// Sockets of hole punchers, with the tasks that receive on them.
+    extra: HashMap<SocketId, (Socket, AbortHandle)>,
+    receivers: JoinSet<()>,
+    received_tx: mpsc::Sender<(SocketId, Datagram)>,
+    received: mpsc::Receiver<(SocketId, Datagram)>,
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<DhtStatus>,
     streams: HashMap<u32, UdxStream>,
@@ -134,11 +142,16 @@ impl Actor {
         names: (Vec<String>, Vec<SocketAddrV4>),
     ) -> (Self, watch::Receiver<DhtStatus>) {
         let (status, seen) = watch::channel(DhtStatus::default());
+        let (received_tx, received) = mpsc::channel(EXTRA_QUEUE);
         let actor = Self {
             node,
             endpoint,
             server_socket: sockets.server.0.clone(),
             client_socket: sockets.client.0.clone(),
+            extra: HashMap::new(),
+            receivers: JoinSet::new(),
+            received_tx,
+            received,
             commands,
             status,
             streams: HashMap::new(),
@@ -169,6 +182,7 @@ impl Actor {
                 Some((stream, source)) = self.first_packets.next() => Input::FirstPacket(stream, source),
                 datagram = server.recv() => Input::Datagram(SocketId::SERVER, datagram),
                 datagram = client.recv() => Input::Datagram(SocketId::CLIENT, datagram),
+                Some((socket, datagram)) = self.received.recv() => Input::Datagram(socket, Some(datagram)),
                 nodes = pending(&mut self.resolving) => Input::Resolved(nodes),
                 () = tokio::time::sleep_until(wake.into()) => Input::Time,
             };
@@ -212,12 +226,9 @@ impl Actor {
             }
             Input::FirstPacket(stream, source) => {
                 if let Some((source, from)) = source.and_then(|s| v4(s.address).map(|from| (s, from))) {
-                    let socket = if source.socket == self.server_socket {
-                        SocketId::SERVER
-                    } else {
-                        SocketId::CLIENT
-                    };
-                    self.node.handle_stream_packet(now, stream, socket, from);
+                    if let Some(socket) = self.socket_id(&source.socket) {
+                        self.node.handle_stream_packet(now, stream, socket, from);
+                    }
                 }
             }
             // All handles are gone: nobody can close us or use what we do.
@@ -324,9 +335,12 @@ impl Actor {
         while let Some(output) = self.node.poll_output() {
             match output {
                 Output::Transmit(transmit) => {
-                    let socket = self.socket(transmit.socket).clone();
-                    send(socket, transmit).await;
+                    if let Some(socket) = self.socket(transmit.socket).cloned() {
+                        send(socket, transmit).await;
+                    }
                 }
+                Output::OpenSocket(socket) => self.open_socket(socket),
+                Output::CloseSocket(socket) => self.close_socket(socket),
                 Output::CreateStream(id) => self.create_stream(id),
                 Output::ConnectStream {
                     stream,
@@ -334,11 +348,9 @@ impl Actor {
                     remote_id,
                     to,
                 } => {
-                    let result = self.streams.get(&stream).map(|stream| {
-                        stream
-                            .control()
-                            .connect(self.socket(socket), remote_id, to.into())
-                    });
+                    let ends = self.streams.get(&stream).zip(self.socket(socket));
+                    let result =
+                        ends.map(|(stream, socket)| stream.control().connect(socket, remote_id, to.into()));
                     if let Some(Err(error)) = result {
                         tracing::debug!(%error, "stream can not be connected");
                     }
@@ -353,12 +365,53 @@ impl Actor {
         }
     }
 
-    fn socket(&self, id: SocketId) -> &Socket {
-        if id == SocketId::SERVER {
-            &self.server_socket
-        } else {
-            &self.client_socket
+    /// `None`: a puncher's socket that is closed already, or could not be opened.
+    fn socket(&self, id: SocketId) -> Option<&Socket> {
+        match id {
+            SocketId::SERVER => Some(&self.server_socket),
+            SocketId::CLIENT => Some(&self.client_socket),
+            id => self.extra.get(&id).map(|(socket, _)| socket),
         }
+    }
+
+    fn socket_id(&self, socket: &Socket) -> Option<SocketId> {
+        if *socket == self.server_socket {
+            Some(SocketId::SERVER)
+        } else if *socket == self.client_socket {
+            Some(SocketId::CLIENT)
+        } else {
+            self.extra
+                .iter()
+                .find(|(_, (known, _))| known == socket)
+                .map(|(id, _)| *id)
+        }
+    }
+
+    fn open_socket(&mut self, id: SocketId) {
+        let mut address = self.client_socket.local_addr();
+        address.set_port(0);
+        match self.endpoint.bind(address) {
+            Ok((socket, mut datagrams)) => {
+                let received = self.received_tx.clone();
+                let task = self.receivers.spawn(async move {
+                    while let Some(datagram) = datagrams.recv().await {
+                        if received.send((id, datagram)).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                self.extra.insert(id, (socket, task));
+            }
+            // The punch fails by its own timers.
+            Err(error) => tracing::debug!(%error, "no socket for a hole punch"),
+        }
+    }
+
+    fn close_socket(&mut self, id: SocketId) {
+        if let Some((_, task)) = self.extra.remove(&id) {
+            task.abort();
+        }
+        while self.receivers.try_join_next().is_some() {}
     }
 
     fn create_stream(&mut self, id: u32) {

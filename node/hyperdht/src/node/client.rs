@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cumulet_secret_stream::noise::{Handshake, HandshakeResult, KeyPair};
 
+use super::punch_client::{ClientPunch, PunchPlan};
 use super::server::prologue;
 use super::{ConnectId, Event, Node, Output, Purpose, QueryPurpose, StreamOwner};
 use crate::address::{is_bogon, is_reserved, match_local};
@@ -40,19 +41,9 @@ struct Established {
     remote_id: u32,
 }
 
-#[derive(Debug)]
-enum Phase {
-    /// Searching relays and trying them.
-    Searching,
-    /// We are open: the server comes to us.
-    Passive { until: Instant },
-    /// A ping to the peer's local address is under way.
-    Lan,
-}
-
 pub(super) struct Connect {
     public_key: Hash,
-    target: Hash,
+    pub(super) target: Hash,
     key_pair: KeyPair,
     ephemeral_seed: Hash,
     /// Our payload and first Noise message, made when the first relay is asked; every relay gets the same.
@@ -60,7 +51,11 @@ pub(super) struct Connect {
     /// What we said about our reachability in it.
     open: bool,
     stream: u32,
-    phase: Phase,
+    /// We are open: until when we wait for the server to come.
+    passive_until: Option<Instant>,
+    /// A ping to the peer's local address is under way.
+    lan: bool,
+    pub(super) punch: Option<ClientPunch>,
     query: Option<QueryId>,
     /// Searches still allowed after this one.
     searches_left: u32,
@@ -75,11 +70,8 @@ pub(super) struct Connect {
 
 impl Connect {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        if let Phase::Passive { until } = self.phase {
-            Some(until)
-        } else {
-            None
-        }
+        let punch = self.punch.as_ref().and_then(ClientPunch::poll_timeout);
+        [self.passive_until, punch].into_iter().flatten().min()
     }
 
     /// The handshake as it stands after our first message. Made anew for each reply: garbage from one relay must not
@@ -121,7 +113,9 @@ impl Node {
             first: None,
             open: false,
             stream,
-            phase: Phase::Searching,
+            passive_until: None,
+            lan: false,
+            punch: None,
             query: None,
             searches_left: u32::from(!candidates.is_empty()),
             found: !candidates.is_empty(),
@@ -136,11 +130,6 @@ impl Node {
         self.search(now, connect, candidates);
         self.pump(now);
         connect
-    }
-
-    /// Gives a connection up; no event follows.
-    pub(crate) fn cancel_connect(&mut self, connect: ConnectId) {
-        self.take_connect(connect, true);
     }
 
     fn search(&mut self, now: Instant, connect: ConnectId, nodes: Vec<SocketAddrV4>) {
@@ -265,7 +254,7 @@ impl Node {
         } else {
             ConnectError::PeerNotFound
         };
-        self.fail_connect(connect, error);
+        self.fail_connect(now, connect, error);
     }
 
     pub(super) fn on_handshake_reply(
@@ -302,7 +291,7 @@ impl Node {
             (version, ..) => Some(ConnectError::Incompatible { version }),
         };
         if let Some(error) = refusal {
-            self.fail_connect(connect, error);
+            self.fail_connect(now, connect, error);
             return;
         }
         let remote_id = payload.udx.map_or(0, |udx| udx.id);
@@ -377,11 +366,21 @@ impl Node {
             return;
         }
         if entry.open {
-            entry.phase = Phase::Passive {
-                until: now + PASSIVE_WAIT,
-            };
+            entry.passive_until = Some(now + PASSIVE_WAIT);
             return;
         }
+        let plan = PunchPlan {
+            handshake_hash: established.result.handshake_hash,
+            remote_firewall: payload.firewall,
+            slot: payload.holepunch.as_ref().map_or(0, |holepunch| holepunch.id),
+            relays: payload
+                .holepunch
+                .as_ref()
+                .map(|holepunch| holepunch.relays.clone())
+                .unwrap_or_default(),
+            client_relay: asked,
+            server_address,
+        };
         let local: Vec<_> = payload
             .addresses4
             .iter()
@@ -391,14 +390,16 @@ impl Node {
         if Self::same_host(reply.to, server_address)
             && let Some(first) = local.first().copied()
         {
-            entry.phase = Phase::Lan;
+            // Raced with punching: whichever opens first is used.
+            entry.lan = true;
             let address = match_local(&self.config.local_addresses, &local).unwrap_or(first);
             let request = self.rpc.request(now, Ask::ping(address));
             self.requests
                 .insert(request, Purpose::LanPing { connect, address });
-            return;
         }
-        self.fail_connect(connect, ConnectError::CannotHolepunch);
+        if !self.start_client_punch(now, connect, plan) {
+            self.way_failed(now, connect, ConnectError::CannotHolepunch);
+        }
     }
 
     pub(super) fn on_lan_pong(
@@ -410,8 +411,20 @@ impl Node {
     ) {
         if alive {
             self.finish_connect(now, connect, SocketId::SERVER, address);
-        } else {
-            self.fail_connect(connect, ConnectError::CannotHolepunch);
+        } else if let Some(entry) = self.connects.get_mut(&connect) {
+            entry.lan = false;
+            self.way_failed(now, connect, ConnectError::CannotHolepunch);
+        }
+    }
+
+    /// One way to the peer failed: the connection does, if it was the last.
+    pub(super) fn way_failed(&mut self, now: Instant, connect: ConnectId, error: ConnectError) {
+        let last = self
+            .connects
+            .get(&connect)
+            .is_some_and(|entry| !entry.lan && entry.punch.is_none());
+        if last {
+            self.fail_connect(now, connect, error);
         }
     }
 
@@ -434,21 +447,22 @@ impl Node {
         }
     }
 
-    fn take_connect(&mut self, connect: ConnectId, drop_stream: bool) -> Option<Connect> {
+    fn take_connect(&mut self, connect: ConnectId) -> Option<Connect> {
         let mut entry = self.connects.remove(&connect)?;
         let query = entry.query.take();
         let requests: Vec<RequestId> = entry.asking.drain().map(|(request, _)| request).collect();
         self.stop_asking(query, requests);
-        if drop_stream {
-            self.drop_stream(entry.stream);
-        } else {
-            self.streams.remove(&entry.stream);
-        }
         Some(entry)
     }
 
-    fn finish_connect(&mut self, now: Instant, connect: ConnectId, socket: SocketId, to: SocketAddrV4) {
-        let Some(entry) = self.take_connect(connect, false) else {
+    pub(super) fn finish_connect(
+        &mut self,
+        now: Instant,
+        connect: ConnectId,
+        socket: SocketId,
+        to: SocketAddrV4,
+    ) {
+        let Some(entry) = self.take_connect(connect) else {
             return;
         };
         let Some(Established {
@@ -463,6 +477,7 @@ impl Node {
         let routes = routes.unwrap_or_else(|| entry.tried.iter().take(PARALLEL).copied().collect());
         self.known_routes.insert(now, entry.public_key, routes);
         self.counters.connected += 1;
+        self.streams.remove(&entry.stream);
         self.outputs.push_back(Output::ConnectStream {
             stream: entry.stream,
             socket,
@@ -474,12 +489,19 @@ impl Node {
             stream: entry.stream,
             handshake: result,
         });
+        if let Some(punch) = entry.punch {
+            self.close_puncher(now, punch.puncher);
+        }
     }
 
-    fn fail_connect(&mut self, connect: ConnectId, error: ConnectError) {
-        let Some(entry) = self.take_connect(connect, true) else {
+    fn fail_connect(&mut self, now: Instant, connect: ConnectId, error: ConnectError) {
+        let Some(entry) = self.take_connect(connect) else {
             return;
         };
+        if let Some(punch) = entry.punch {
+            self.close_puncher(now, punch.puncher);
+        }
+        self.drop_stream(entry.stream);
         self.known_routes.remove(&entry.public_key);
         self.counters.connect_failures += 1;
         self.event(Event::ConnectFailed { connect, error });
@@ -493,7 +515,12 @@ impl Node {
             .map(|(connect, _)| *connect)
             .collect();
         for connect in due {
-            self.fail_connect(connect, ConnectError::PassiveTimeout);
+            let passive = self.connects.get(&connect).and_then(|entry| entry.passive_until);
+            if passive.is_some_and(|until| until <= now) {
+                self.fail_connect(now, connect, ConnectError::PassiveTimeout);
+            } else {
+                self.client_punch_timeout(now, connect);
+            }
         }
     }
 }

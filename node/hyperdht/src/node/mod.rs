@@ -11,9 +11,14 @@
 mod announcer;
 mod client;
 mod expiring;
+mod nat_class;
 mod operation;
+mod punch_client;
+mod punch_server;
+mod puncher;
 mod rates;
 pub(crate) mod router;
+mod secure_payload;
 mod serve;
 mod server;
 mod store;
@@ -28,6 +33,7 @@ use self::announcer::Unannouncing;
 use self::client::Connect;
 use self::expiring::Expiring;
 use self::operation::Operation;
+use self::puncher::{Puncher, PuncherId};
 use self::rates::Rations;
 use self::server::Server;
 use self::store::Store;
@@ -85,6 +91,10 @@ pub(crate) enum Output {
         to: SocketAddrV4,
     },
     DestroyStream(u32),
+    /// Bind one more UDP socket on the same interface.
+    OpenSocket(SocketId),
+    /// Receive no more on it; it lives on while a stream uses it.
+    CloseSocket(SocketId),
     Event(Event),
 }
 
@@ -155,6 +165,14 @@ enum Purpose {
         connect: ConnectId,
         address: SocketAddrV4,
     },
+    NatSample {
+        puncher: PuncherId,
+        socket: Option<SocketId>,
+    },
+    Holepunch {
+        connect: ConnectId,
+        peer: SocketAddrV4,
+    },
 }
 
 /// Why a query was started.
@@ -186,6 +204,10 @@ pub struct NodeCounters {
     pub connected: u64,
     /// Connections that failed to open.
     pub connect_failures: u64,
+    /// Hole punches tried as the side that dials.
+    pub punches: u64,
+    /// And those that got through.
+    pub punched: u64,
     /// Requests not answered because their source host used up its ration.
     pub rationed: u64,
 }
@@ -214,6 +236,12 @@ pub(crate) struct Node {
     requests: HashMap<RequestId, Purpose>,
     queries: HashMap<QueryId, QueryPurpose>,
     streams: HashMap<u32, StreamOwner>,
+    punchers: BTreeMap<PuncherId, Puncher>,
+    punch_sockets: HashMap<SocketId, PuncherId>,
+    next_socket: u32,
+    /// The puncher that guesses ports now; one at a time.
+    random_punch: Option<PuncherId>,
+    last_random_punch: Option<Instant>,
     known_routes: Expiring<Hash, Vec<SocketAddrV4>>,
     handshake_rations: Rations,
     signature_rations: Rations,
@@ -239,6 +267,11 @@ impl Node {
             requests: HashMap::new(),
             queries: HashMap::new(),
             streams: HashMap::new(),
+            punchers: BTreeMap::new(),
+            punch_sockets: HashMap::new(),
+            next_socket: SocketId::CLIENT.0,
+            random_punch: None,
+            last_random_punch: None,
             known_routes: Expiring::new(MAX_KNOWN_ROUTES, KNOWN_ROUTE_AGE),
             handshake_rations: Rations::new(HANDSHAKE_RATION.0, HANDSHAKE_RATION.1),
             signature_rations: Rations::new(SIGNATURE_RATION.0, SIGNATURE_RATION.1),
@@ -318,10 +351,11 @@ impl Node {
         from: SocketAddrV4,
         data: &[u8],
     ) {
-        if data.len() < 2 {
-            return;
+        match data.len() {
+            0 => return,
+            1 => self.on_probe(now, socket, from),
+            _ => self.rpc.handle_datagram(now, socket, from, data),
         }
-        self.rpc.handle_datagram(now, socket, from, data);
         self.pump(now);
     }
 
@@ -351,13 +385,19 @@ impl Node {
         self.pump(now);
         self.server_timeouts(now);
         self.connect_timeouts(now);
+        self.puncher_timeouts(now);
         self.pump(now);
     }
 
     pub(crate) fn poll_timeout(&self) -> Instant {
         let servers = self.servers.values().filter_map(Server::poll_timeout);
         let connects = self.connects.values().filter_map(Connect::poll_timeout);
-        let earliest = servers.chain(connects).min().unwrap_or(self.expire_at);
+        let punchers = self.punchers.values().filter_map(Puncher::poll_timeout);
+        let earliest = servers
+            .chain(connects)
+            .chain(punchers)
+            .min()
+            .unwrap_or(self.expire_at);
         earliest.min(self.rpc.poll_timeout()).min(self.expire_at)
     }
 
@@ -443,6 +483,10 @@ impl Node {
             Purpose::Handshake { connect, asked } => {
                 self.on_handshake_reply(now, connect, asked, result.ok())
             }
+            Purpose::NatSample { puncher, socket } => {
+                self.on_nat_sample(now, puncher, socket, result.as_ref().ok());
+            }
+            Purpose::Holepunch { connect, peer } => self.on_holepunch_reply(now, connect, peer, result.ok()),
             Purpose::LanPing { connect, address } => self.on_lan_pong(now, connect, address, result.is_ok()),
         }
     }

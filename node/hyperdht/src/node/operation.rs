@@ -172,14 +172,6 @@ impl Node {
         id
     }
 
-    /// Gives an operation up; no event follows.
-    pub(crate) fn cancel_operation(&mut self, id: OperationId) {
-        if let Some(query) = self.operations.remove(&id).and_then(|operation| operation.query) {
-            self.rpc.cancel_query(query);
-            self.queries.remove(&query);
-        }
-    }
-
     pub(super) fn on_operation_reply(&mut self, now: Instant, id: OperationId, reply: &Reply) {
         let Some(operation) = self.operations.get_mut(&id) else {
             return;

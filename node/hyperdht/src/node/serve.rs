@@ -8,9 +8,9 @@ use cumulet_encoding::Reader;
 use super::router::{ReplyPath, Role, Route, route_handshake, route_holepunch};
 use super::store::Signed;
 use super::{Node, ServerId};
-use crate::Hash;
 use crate::messages::{Handshake, HolepunchMessage, command};
 use crate::rpc::{Answer, Incoming};
+use crate::{Hash, SocketId};
 
 impl Node {
     pub(super) fn on_request(&mut self, now: Instant, incoming: Incoming) {
@@ -71,9 +71,20 @@ impl Node {
         let Ok(message) = HolepunchMessage::decode(value) else {
             return;
         };
-        let (role, _server) = self.role(target);
-        let route = route_holepunch(role, incoming.from, &message);
-        self.pass_on(now, incoming, route);
+        let (role, server) = self.role(target);
+        match (route_holepunch(role, incoming.from, &message), server) {
+            (
+                Route::Serve {
+                    payload,
+                    peer_address: Some(client),
+                    ..
+                },
+                Some(server),
+            ) => {
+                self.on_server_holepunch(now, server, incoming, (message.id, &payload), client);
+            }
+            (route, _) => self.pass_on(now, incoming, route),
+        }
     }
 
     fn pass_on(&mut self, now: Instant, incoming: &Incoming, route: Route) {
@@ -111,7 +122,7 @@ impl Node {
         &mut self,
         now: Instant,
         incoming: &Incoming,
-        noise: Bytes,
+        (noise, socket): (Bytes, Option<SocketId>),
         path: ReplyPath,
     ) {
         use crate::messages::mode;
@@ -138,7 +149,7 @@ impl Node {
             }
             ReplyPath::Through { relay, client } => {
                 self.rpc
-                    .relay(incoming, message(mode::FROM_SERVER, Some(client)), relay, None);
+                    .relay(incoming, message(mode::FROM_SERVER, Some(client)), relay, socket);
             }
         }
     }

@@ -13,8 +13,12 @@ use cumulet_secret_stream::noise::{Handshake, HandshakeResult, KeyPair};
 use ed25519_dalek::SigningKey;
 
 use super::announcer::Announcer;
+use super::punch_server::PendingPunch;
+use super::puncher::PuncherId;
 use super::router::ReplyPath;
+use super::secure_payload::SecurePayload;
 use super::{Event, Node, Output, ServerId, StreamOwner};
+use crate::address::{is_private, match_local};
 use crate::crypto::{hash, namespace};
 use crate::messages::{Firewall, Holepunch, NoisePayload, PeerRecord, Udx, command, error_code};
 use crate::rpc::Incoming;
@@ -28,7 +32,6 @@ const CLIENT_WAIT: Duration = Duration::from_secs(10);
 const MAX_SLOTS: usize = 1_024;
 
 /// One client's handshake.
-#[derive(Debug)]
 pub(super) struct Slot {
     noise: Bytes,
     reply: Bytes,
@@ -36,6 +39,26 @@ pub(super) struct Slot {
     /// Present while the stream waits for the client.
     waiting: Option<Waiting>,
     clear_at: Option<Instant>,
+    /// Relayed replies leave from here: the relay then reports this socket's address to the client.
+    reply_from: Option<SocketId>,
+    pub(super) puncher: Option<PuncherId>,
+    pub(super) secure: Option<SecurePayload>,
+    /// Highest round of hole punching seen.
+    pub(super) round: u64,
+    pub(super) pending_punches: Vec<PendingPunch>,
+}
+
+impl Slot {
+    /// Gets ready for hole punch messages; only while the client is awaited.
+    pub(super) fn open_secure(&mut self, local_secret: Hash, puncher: PuncherId) -> Option<()> {
+        let waiting = self.waiting.as_ref()?;
+        self.secure = Some(SecurePayload::new(
+            &waiting.handshake.handshake_hash,
+            local_secret,
+        ));
+        self.puncher = Some(puncher);
+        Some(())
+    }
 }
 
 #[derive(Debug)]
@@ -50,7 +73,7 @@ pub(super) struct Server {
     pub(super) target: Hash,
     firewall: Option<FirewallHook>,
     pub(super) announcer: Announcer,
-    slots: Vec<Option<Slot>>,
+    pub(super) slots: Vec<Option<Slot>>,
     by_noise: HashMap<Bytes, usize>,
     /// Being closed: no new handshakes.
     closing: bool,
@@ -148,17 +171,16 @@ impl Node {
             return;
         }
         let target = entry.target;
-        let streams: Vec<u32> = entry
-            .slots
-            .drain(..)
-            .flatten()
-            .filter_map(|slot| slot.waiting)
-            .map(|waiting| waiting.stream)
-            .collect();
+        let slots: Vec<Slot> = entry.slots.drain(..).flatten().collect();
         entry.by_noise.clear();
         self.targets.remove(&target);
-        for stream in streams {
-            self.drop_stream(stream);
+        for slot in slots {
+            if let Some(waiting) = slot.waiting {
+                self.drop_stream(waiting.stream);
+            }
+            if let Some(puncher) = slot.puncher {
+                self.close_puncher(now, puncher);
+            }
         }
         self.stop_announcing(now, server);
         self.pump(now);
@@ -199,7 +221,7 @@ impl Node {
             .and_then(|slot| entry.slots.get(*slot)?.as_ref());
         let reply = if let Some(slot) = known {
             self.counters.handshakes_repeated += 1;
-            Some(slot.reply.clone())
+            Some((slot.reply.clone(), slot.reply_from))
         } else if self.handshake_rations.take(now, *incoming.from.ip()) {
             self.new_handshake(now, server, incoming, noise, way)
         } else {
@@ -220,7 +242,7 @@ impl Node {
         incoming: &Incoming,
         noise: &Bytes,
         (client, path): (SocketAddrV4, ReplyPath),
-    ) -> Option<Bytes> {
+    ) -> Option<(Bytes, Option<SocketId>)> {
         let seed = self.entropy.array();
         let entry = self.servers.get_mut(&server)?;
         let mut handshake = Handshake::ik_responder(entry.key_pair.clone(), seed, &prologue());
@@ -246,7 +268,8 @@ impl Node {
         let accepted = error == error_code::NONE;
         let stream = accepted.then(|| self.fresh_stream(StreamOwner::Slot { server, slot: index }));
         let answer = self.server_payload(server, index, error, stream.unwrap_or(0));
-        let reply: Bytes = match handshake.write(&answer.encode()) {
+        let written = handshake.write(&answer.encode());
+        let reply: Bytes = match written {
             Ok(reply) => reply.into(),
             Err(_) => {
                 stream.into_iter().for_each(|stream| self.drop_stream(stream));
@@ -268,20 +291,84 @@ impl Node {
             remote_id,
             waiting,
             clear_at,
+            reply_from: None,
+            puncher: None,
+            secure: None,
+            round: 0,
+            pending_punches: Vec::new(),
         };
         let entry = self.servers.get_mut(&server)?;
         entry.by_noise.insert(noise.clone(), index);
         *entry.slots.get_mut(index)? = Some(slot);
+        if !accepted {
+            return Some((reply, None));
+        }
         // A client that anybody can reach, or that reached us itself, is met at once: it waits for our header.
+        let mut reply_from = None;
         match path {
             ReplyPath::Direct => self.adopt(now, server, index, incoming.socket, client),
             ReplyPath::Through { .. } if payload.firewall == Firewall::Open => {
                 let socket = self.rpc.socket();
                 self.adopt(now, server, index, socket, client);
             }
+            ReplyPath::Through { .. } if self.shares_network(client, incoming.to, &payload) => {
+                // It will find our server socket in the local network; the reply must not name another one.
+                self.prepare_punch(now, server, index, payload.firewall);
+            }
+            ReplyPath::Through { .. } if self.remote_address().is_none() => {
+                reply_from = self.prepare_punch(now, server, index, payload.firewall);
+            }
             ReplyPath::Through { .. } => {}
         }
-        Some(reply)
+        let slot = self
+            .servers
+            .get_mut(&server)
+            .and_then(|entry| entry.slots.get_mut(index)?.as_mut());
+        if let Some(slot) = slot {
+            slot.reply_from = reply_from;
+        }
+        Some((reply, reply_from))
+    }
+
+    /// The client seems to sit behind the same public address as we do, in a network that we are in as well.
+    fn shares_network(&self, client: SocketAddrV4, seen_as: SocketAddrV4, payload: &NoisePayload) -> bool {
+        let private: Vec<_> = payload
+            .addresses4
+            .iter()
+            .filter(|address| is_private(*address.ip()))
+            .copied()
+            .collect();
+        Self::same_host(client, seen_as) && match_local(self.local_addresses(), &private).is_some()
+    }
+
+    /// Gives a client more time: punching has begun.
+    pub(super) fn extend_slot(&mut self, server: ServerId, slot: usize, until: Instant) {
+        let slot = self
+            .servers
+            .get_mut(&server)
+            .and_then(|entry| entry.slots.get_mut(slot)?.as_mut());
+        if let Some(waiting) = slot.and_then(|slot| slot.waiting.as_mut()) {
+            waiting.until = waiting.until.max(until);
+        }
+    }
+
+    /// Gives a client up: it did not come, or punching failed.
+    pub(super) fn abandon_slot(&mut self, now: Instant, server: ServerId, slot: usize) {
+        let slot = self
+            .servers
+            .get_mut(&server)
+            .and_then(|entry| entry.slots.get_mut(slot)?.as_mut());
+        let Some(slot) = slot else { return };
+        slot.clear_at.get_or_insert(now + CLEAR_WAIT);
+        let (puncher, waiting) = (slot.puncher.take(), slot.waiting.take());
+        slot.pending_punches.clear();
+        if let Some(waiting) = waiting {
+            self.counters.abandoned += 1;
+            self.drop_stream(waiting.stream);
+        }
+        if let Some(puncher) = puncher {
+            self.close_puncher(now, puncher);
+        }
     }
 
     fn server_payload(&self, server: ServerId, slot: usize, error: u64, stream: u32) -> NoisePayload {
@@ -336,7 +423,7 @@ impl Node {
             return;
         };
         slot.clear_at = Some(now + CLEAR_WAIT);
-        let remote_id = slot.remote_id;
+        let (remote_id, puncher) = (slot.remote_id, slot.puncher.take());
         self.streams.remove(&stream);
         self.counters.accepted += 1;
         self.outputs.push_back(Output::ConnectStream {
@@ -350,6 +437,9 @@ impl Node {
             stream,
             handshake,
         });
+        if let Some(puncher) = puncher {
+            self.close_puncher(now, puncher);
+        }
     }
 
     pub(super) fn server_timeouts(&mut self, now: Instant) {
@@ -359,11 +449,11 @@ impl Node {
             if entry.announcer.poll_timeout().is_some_and(|at| at <= now) {
                 announcers.push(*id);
             }
-            for place in &mut entry.slots {
+            for (index, place) in entry.slots.iter_mut().enumerate() {
                 let Some(slot) = place else { continue };
                 if slot.waiting.as_ref().is_some_and(|waiting| waiting.until <= now) {
-                    lost.extend(slot.waiting.take().map(|waiting| waiting.stream));
-                    slot.clear_at = Some(now + CLEAR_WAIT);
+                    lost.push((*id, index));
+                    continue;
                 }
                 if slot.clear_at.is_some_and(|at| at <= now) {
                     entry.by_noise.remove(&slot.noise);
@@ -374,9 +464,8 @@ impl Node {
                 entry.slots.pop();
             }
         }
-        self.counters.abandoned += lost.len() as u64;
-        for stream in lost {
-            self.drop_stream(stream);
+        for (server, slot) in lost {
+            self.abandon_slot(now, server, slot);
         }
         for server in announcers {
             self.announcer_timeout(now, server);

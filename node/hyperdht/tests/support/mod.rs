@@ -103,7 +103,13 @@ pub fn rounds(default: usize) -> usize {
 }
 
 pub async fn node(bootstrap: &[String], firewalled: Option<bool>) -> Dht {
+    node_with(bootstrap, firewalled, true).await
+}
+
+/// With `local` false the node keeps its interface addresses to itself, so that only punching remains.
+pub async fn node_with(bootstrap: &[String], firewalled: Option<bool>, local: bool) -> Dht {
     let config = DhtConfig {
+        share_local_addresses: local,
         bind: std::net::Ipv4Addr::LOCALHOST,
         bootstrap: bootstrap.to_vec(),
         firewalled,

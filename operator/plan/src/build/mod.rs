@@ -62,6 +62,7 @@ pub fn build(inputs: &Inputs<'_>) -> Resources<Prepared> {
             .iter()
             .filter_map(|claim| expansion::build(inputs.cloud, claim))
             .collect(),
+        refused_expansions: Vec::new(),
         stateful_set: stateful_set::build(inputs),
         state: std::marker::PhantomData,
     }

@@ -31,10 +31,11 @@ pub fn applied(
     now: Timestamp,
 ) -> PersonalCloudStatus {
     let set = &resources.stateful_set;
-    let mut verdicts = vec![
-        ready(cloud, set, &observed.pods),
-        progressing(cloud, set, observed),
-    ];
+    let progress = match resources.refused_expansions.first() {
+        Some(why) => Verdict::new("Progressing", Truth::False, Reason::ExpansionRefused, why),
+        None => progressing(cloud, set, observed),
+    };
+    let mut verdicts = vec![ready(cloud, set, &observed.pods), progress];
     verdicts.extend(of_replicas(cloud, observed, reports));
     verdicts.push(paused(false));
     let mut status = figures(Some(set), observed, reports, previous);

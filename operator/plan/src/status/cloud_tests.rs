@@ -1,5 +1,7 @@
 //! Scenarios of a cloud's status: one value in, one value out.
 
+#![allow(clippy::needless_pass_by_value, clippy::unnecessary_wraps)] // Values read better in tables.
+
 use super::*;
 use crate::build::{Inputs, build};
 use crate::testing::{archive, cloud, credentials, full_cloud, now, parsed, settings};
@@ -301,4 +303,33 @@ fn the_stateful_set_is_applied_last() {
         (Some("Secret"), Some("StatefulSet"))
     );
     assert_eq!(order.len(), 7);
+}
+
+#[test]
+fn a_volume_that_cannot_grow_is_shown_and_keeps_nothing_else_from_being_applied() {
+    struct Stubborn;
+    impl crate::resources::Apply for Stubborn {
+        type Error = String;
+        async fn apply<K: crate::resources::Object>(&self, object: &K) -> Result<K, String> {
+            if K::kind(&()) == "PersistentVolumeClaim" {
+                return Err("the storage class forbids it".into());
+            }
+            Ok(object.clone())
+        }
+    }
+    let cloud = full_cloud();
+    let claim = serde_json::from_value(json!({"metadata": {"name": "data-cumulet-ada-0"}})).unwrap();
+    let prepared = build(&Inputs {
+        credentials: &credentials(&cloud),
+        settings: &settings(),
+        claim_size: cloud.storage_size.quantity(),
+        gateway_open: false,
+        growing: &[claim],
+        cloud: &cloud,
+    });
+    let resources = now_or_never(prepared.apply(&Stubborn)).unwrap();
+    let previous = PersonalCloudStatus::default();
+    let status = applied(&cloud, &resources, &Observed::default(), &[], &previous, now());
+    assert_eq!(condition(&status, "Progressing"), is("False", "ExpansionRefused"));
+    assert_eq!(resources.stateful_set.spec.unwrap().replicas, Some(2));
 }

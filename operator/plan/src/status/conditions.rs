@@ -41,6 +41,8 @@ reasons! {
     RollingOut,
     /// Volumes are growing.
     ExpandingStorage,
+    /// A volume cannot be made to grow.
+    ExpansionRefused,
     /// Nothing is changing.
     Steady,
     /// There are no replicas, by wish.

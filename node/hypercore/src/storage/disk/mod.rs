@@ -27,7 +27,7 @@ use bytes::Bytes;
 use self::files::failed;
 use self::index::Index;
 use self::log::{Batch, BlockPlace, Record, Sealed};
-use super::{Changes, Head, Storage, StorageError};
+use super::{Changes, Head, ImportedSegment, Storage, StorageError};
 use crate::bitfield::Bitfield;
 use crate::crypto::Hash;
 use crate::flat_tree;
@@ -421,6 +421,45 @@ impl Storage for DiskStorage {
         self.dirty = None;
         self.remove_dropped();
         written
+    }
+
+    fn content_cipher(&self) -> Option<&ContentCipher> {
+        self.cipher.as_ref()
+    }
+
+    fn sealed_segment(&self, id: SegmentId) -> Result<Option<(u64, Bytes)>, StorageError> {
+        let Some(sealed) = self.index.whole_segment(id) else {
+            return Ok(None);
+        };
+        Ok(Some((sealed.fork, self.segment_bytes(sealed)?)))
+    }
+
+    fn import(&mut self, segment: ImportedSegment) -> Result<(), StorageError> {
+        if self.closed {
+            return Err(StorageError::Closed);
+        }
+        let (place, blocks) = (segment.place, segment.place.id.blocks());
+        // As a file only if it covers no larger segment's place; otherwise what is missing goes to the log.
+        let fits = self
+            .index
+            .segment_of_block(blocks.start)
+            .is_none_or(|sealed| sealed.id.level < place.id.level);
+        match &segment.bytes {
+            Some(bytes) if fits => {
+                let encrypted = self.cipher.is_some();
+                let sealed = Sealed {
+                    id: place.id,
+                    fork: place.fork,
+                    encrypted,
+                    hollow: false,
+                };
+                self.put_segment(sealed, bytes, segment.decoded.nodes, &segment.decoded.root)
+            }
+            _ => {
+                let changes = segment.into_changes(&self.index.bitfield);
+                self.apply(changes)
+            }
+        }
     }
 }
 
