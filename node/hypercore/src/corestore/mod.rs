@@ -29,18 +29,12 @@ use crate::replication::PeerId;
 use crate::storage::{DiskOptions, DiskStorage, MemoryStorage, Storage, StorageError};
 
 use cell::Shared;
-<<<<<<< HEAD
 use claim::Claims;
-=======
->>>>>>> main
 use key_file::CorePaths;
 use outbox::Outbox;
 
 pub use cell::BoxedCore;
-<<<<<<< HEAD
 pub use claim::Claim;
-=======
->>>>>>> main
 pub use handle::{CoreHandle, CoreState, CoreStats, Download};
 
 /// Requests in flight per peer and core: with blocks of 64 KiB this fills a path of 8 MiB, and of a larger one the peer's own
