@@ -141,6 +141,24 @@ pub fn images(
     written.collect()
 }
 
+/// Builds the node for a processor that this machine may not have, and runs it at least as far as its version and help.
+pub fn try_out(architecture: Architecture) -> Result<()> {
+    for executable in executables(&[NODE], architecture)? {
+        let version = emulate(&executable, architecture, &["--version"])?;
+        if !version.contains(env!("CARGO_PKG_VERSION")) {
+            bail!("{} says its version is {version:?}", executable.display());
+        }
+        let help = emulate(&executable, architecture, &["--help"])?;
+        if !help.contains("--data-dir") {
+            bail!(
+                "{} has a help that does not name its options:\n{help}",
+                executable.display()
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Runs an executable of another architecture with emulation, and returns what it printed.
 pub fn emulate(executable: &Path, architecture: Architecture, arguments: &[&str]) -> Result<String> {
     let name = match architecture {

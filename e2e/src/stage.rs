@@ -196,7 +196,7 @@ pub fn install_chart(kubectl: &Kubectl, images: &Images, default_cloud: &Value) 
             "logs",
             "-n",
             OPERATOR_NAMESPACE,
-            "deployment/cumulet",
+            "deployment/cumulet-operator",
             "--tail",
             "20",
         ]);

@@ -111,8 +111,7 @@ fn from_another_namespace_only_the_swarm_port_is_reachable() -> Result<()> {
     // A pod of the same namespace as the probe can reach the swarm: a DHT ping (a request with the command 0) is
     // answered. UDP has no handshake to look at, so the answer is what counts.
     poll::until("an answer from the swarm port", READY_WITHIN, || {
-        let ping =
-            "printf '\\003\\004\\001\\000\\000\\000\\000\\000\\000\\000\\000' | timeout 3 nc -u -w 2";
+        let ping = "printf '\\003\\004\\001\\000\\000\\000\\000\\000\\000\\000\\000' | timeout 3 nc -u -w 2";
         let test = format!("{ping} {target} 49737 | wc -c");
         let said = probe.run(&["exec", "probe", "--", "sh", "-c", &test])?;
         Ok((said.trim().parse::<u32>().unwrap_or(0) > 0).then_some(()))

@@ -14,14 +14,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use async_trait::async_trait;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use s3s::access::S3Access;
 use s3s::auth::SimpleAuth;
+use s3s::dto::PutObjectInput;
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{Body, HttpError};
+use s3s::{Body, HttpError, S3Request, S3Result, s3_error};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -48,6 +51,20 @@ pub struct Config {
     pub access_key: String,
     /// Its secret.
     pub secret_key: String,
+    /// How conditional writes are treated.
+    pub conditional: Conditional,
+}
+
+/// How a server treats `If-None-Match` on a write: not all that speak S3 do it right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Conditional {
+    /// As AWS does.
+    #[default]
+    Honoured,
+    /// The header is ignored.
+    Ignored,
+    /// The request is refused with 501.
+    Refused,
 }
 
 /// A server that is running; [`Server::stop`] ends it and waits for the end.
@@ -75,6 +92,7 @@ impl Server {
             .map_err(|error| anyhow::anyhow!("failed to open {}: {error:?}", config.root.display()))?;
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(SimpleAuth::from_single(config.access_key, config.secret_key));
+        builder.set_access(Weakness(config.conditional));
         let service = Arc::new(Service {
             s3: builder.build(),
             writes: Mutex::new(()),
@@ -180,14 +198,38 @@ impl Service {
                 } else {
                     StatusCode::BAD_REQUEST
                 };
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = status;
-                return Ok(response);
+                return Ok(empty(status));
             }
         };
         let _one_writer = self.writes.lock().await;
         self.s3.call(Request::from_parts(head, Body::from(body))).await
     }
+}
+
+/// Makes a server as weak as the configuration says, after the signature was checked.
+struct Weakness(Conditional);
+
+#[async_trait]
+impl S3Access for Weakness {
+    async fn put_object(&self, request: &mut S3Request<PutObjectInput>) -> S3Result<()> {
+        match self.0 {
+            Conditional::Ignored => request.input.if_none_match = None,
+            Conditional::Refused if request.input.if_none_match.is_some() => {
+                return Err(s3_error!(
+                    NotImplemented,
+                    "A header you provided implies functionality that is not implemented."
+                ));
+            }
+            Conditional::Refused | Conditional::Honoured => {}
+        }
+        Ok(())
+    }
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
 }
 
 /// Waits for the interrupt or terminate signal.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
-use cumulet_s3d::{Config, Server, shutdown_signal};
+use cumulet_s3d::{Conditional, Config, Server, shutdown_signal};
 
 /// A small S3 server for tests, with atomic conditional writes.
 #[derive(Parser)]
@@ -41,6 +41,7 @@ async fn main() -> anyhow::Result<()> {
         buckets: options.bucket,
         access_key: options.access_key,
         secret_key: options.secret_key,
+        conditional: Conditional::Honoured,
     })
     .await?;
     tracing::info!(endpoint = server.endpoint(), "listening");

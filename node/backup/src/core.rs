@@ -1,8 +1,10 @@
-//! Backup of [`Core`]s: what is held of an open one, and a closed one's storage as the target of a restore.
+//! Backup and restore of [`Core`]s that are open.
 //!
-//! A restore writes into a [`Storage`] that no core is open on: open the core afterwards, with [`Core::open`]. So no one
-//! serves a core of which a restore is half done, and a restore that was broken off is simply started again.
+//! A core into which is restored knows the whole signed length from the start and gets its blocks one segment after the
+//! other, like one that is downloaded: what it serves meanwhile is proven, and a restore that was broken off is simply
+//! started again.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,10 +12,11 @@ use bytes::Bytes;
 use cumulet_hypercore::bitfield::Bitfield;
 use cumulet_hypercore::core::Core;
 use cumulet_hypercore::crypto::Key;
-use cumulet_hypercore::flat_tree;
 use cumulet_hypercore::node::Node;
+use cumulet_hypercore::proof::{Proof, UpgradeProof};
+use cumulet_hypercore::roots::upgrade_path;
 use cumulet_hypercore::segment::{ContentCipher, Decoded, Held, Place, encode};
-use cumulet_hypercore::storage::{Changes, Head, Storage};
+use cumulet_hypercore::storage::{Changes, Storage};
 
 use crate::head::{ProvenHead, SignedHead};
 use crate::held::{Tree, blocks, cut};
@@ -30,6 +33,11 @@ pub trait SharedCore: Send + Sync + 'static {
     fn mark(&self) -> ChangeMark;
     /// Looks at the core. What is in it should be durable already: a backup must not know more than a crash leaves.
     fn read<R>(&self, look: impl FnOnce(&Core<Self::Storage>) -> R) -> R;
+    /// Changes the core.
+    fn change<R>(
+        &self,
+        change: impl FnOnce(&mut Core<Self::Storage>) -> Result<R, CoreError>,
+    ) -> Result<R, CoreError>;
 }
 
 /// A [`SharedCore`] as a source of backups.
@@ -126,6 +134,11 @@ impl<S: Storage> LockedCore<S> {
         }
     }
 
+    /// The core again.
+    pub fn into_core(self) -> Core<S> {
+        self.core.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The core, for as long as the guard lives.
     pub fn lock(&self) -> MutexGuard<'_, Core<S>> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
@@ -155,15 +168,45 @@ impl<S: Storage + 'static> SharedCore for std::sync::Arc<LockedCore<S>> {
     fn read<R>(&self, look: impl FnOnce(&Core<S>) -> R) -> R {
         look(&self.lock())
     }
+
+    fn change<R>(&self, change: impl FnOnce(&mut Core<S>) -> Result<R, CoreError>) -> Result<R, CoreError> {
+        change(&mut self.lock())
+    }
 }
 
-/// What is in the storage and what is to be restored exclude each other.
+/// A [`SharedCore`] as the target of a restore.
+pub struct CoreTarget<C>(pub C);
+
+impl<C: SharedCore> RestoreTarget for CoreTarget<C> {
+    fn import_head(&self, head: &ProvenHead) -> Result<(), CoreError> {
+        self.0.change(|core| import_head(core, head))
+    }
+
+    fn holds(&self, blocks: Range<u64>) -> bool {
+        self.0.read(|core| core.bitfield().contains_range(blocks))
+    }
+
+    fn import_segment(&self, place: &Place, _object: &Bytes, segment: Decoded) -> Result<(), CoreError> {
+        self.0.change(|core| import_segment(core, place, segment))
+    }
+
+    fn flush(&self) -> Result<(), CoreError> {
+        self.0.change(|core| Ok(core.flush()?))
+    }
+}
+
+/// What a core is and what is to be restored exclude each other.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// The storage knows a newer fork than the backup.
-    #[error("the core is at fork {here} here, the backup at fork {backup}")]
-    NewerFork {
-        /// Fork of the storage.
+    /// The backup is of another core.
+    #[error("the backup is of another core")]
+    OtherCore,
+    /// The core is at another fork.
+    #[error(
+        "the core is at fork {here} here, the backup at fork {backup}: remove the core here, or get the rest from peers"
+    )]
+    OtherFork {
+        /// Fork of the core.
         here: u64,
         /// Fork of the backup.
         backup: u64,
@@ -181,7 +224,7 @@ pub enum ImportError {
         "the core is {here} blocks long here, which the backup of {backup} blocks can't be joined to: remove the core here, or get the rest from peers"
     )]
     NotJoined {
-        /// Length of the storage.
+        /// Length of the core.
         here: u64,
         /// Length of the backup.
         backup: u64,
@@ -189,125 +232,88 @@ pub enum ImportError {
     /// A segment was given before the head that it belongs to.
     #[error("the head that proves the segment was not imported")]
     NoHead,
-    /// The storage has the manifest of another key.
-    #[error("the storage belongs to another core")]
-    OtherCore,
 }
 
-/// The storage of a core that is restored. Nothing else may use it until it is taken back.
-pub struct StorageTarget<S> {
-    storage: Mutex<S>,
-}
-
-impl<S: Storage> StorageTarget<S> {
-    /// Takes the storage of a core that is not open.
-    pub fn new(storage: S) -> Self {
-        Self {
-            storage: Mutex::new(storage),
+/// Takes over a head and the nodes that it proves. The core checks the signature once more, as it does for a peer.
+pub fn import_head<S: Storage>(core: &mut Core<S>, head: &ProvenHead) -> Result<(), CoreError> {
+    let signed = &head.head.signed;
+    if signed.key != *core.key() {
+        return Err(ImportError::OtherCore.into());
+    }
+    let (here, backup) = (core.length(), signed.length());
+    if signed.fork != core.fork() {
+        if here > 0 || signed.fork < core.fork() {
+            return Err(ImportError::OtherFork {
+                here: core.fork(),
+                backup: signed.fork,
+            }
+            .into());
         }
+        let reorg = core.begin_reorg(&proof(signed, 0, signed.roots.nodes().to_vec()))?;
+        core.apply_reorg(reorg)?;
+    } else if here < backup {
+        lacking(core, &head.nodes)?;
+        let known: HashMap<u64, &Node> = head.nodes.iter().map(|node| (node.index, node)).collect();
+        let path = upgrade_path(here, backup)
+            .into_iter()
+            .map(|index| known.get(&index).map(|node| **node));
+        let path: Option<Vec<Node>> = path.collect();
+        let path = path.ok_or(ImportError::NotJoined { here, backup })?;
+        core.verify_and_apply(proof(signed, here, path))?;
     }
+    let nodes = lacking(core, &head.nodes)?;
+    Ok(core.storage_mut().apply(Changes {
+        nodes,
+        ..Changes::default()
+    })?)
+}
 
-    /// Gives the storage back.
-    pub fn into_storage(self) -> S {
-        self.storage.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn storage(&self) -> MutexGuard<'_, S> {
-        self.storage.lock().unwrap_or_else(PoisonError::into_inner)
+fn proof(signed: &SignedHead, start: u64, nodes: Vec<Node>) -> Proof {
+    let upgrade = UpgradeProof {
+        start,
+        length: signed.length() - start,
+        nodes,
+        additional_nodes: Vec::new(),
+        signature: (!signed.signature.is_empty()).then(|| Bytes::copy_from_slice(&signed.signature)),
+    };
+    Proof {
+        fork: signed.fork,
+        upgrade: Some(upgrade),
+        manifest: Some(signed.manifest.clone()),
+        ..Proof::default()
     }
 }
 
-/// The nodes that the storage lacks; one that it has must be the same.
-fn lacking<S: Storage>(storage: &S, nodes: &[Node]) -> Result<Vec<Node>, CoreError> {
+/// Stores a segment's blocks and the nodes below its top, which the imported head must have.
+pub fn import_segment<S: Storage>(
+    core: &mut Core<S>,
+    place: &Place,
+    segment: Decoded,
+) -> Result<(), CoreError> {
+    if core.fork() != place.fork || core.node(segment.root.index)? != Some(segment.root) {
+        return Err(ImportError::NoHead.into());
+    }
+    let nodes = lacking(core, &segment.nodes)?;
+    let new = blocks(&segment.root)
+        .zip(segment.blocks)
+        .filter(|(index, _)| !core.has(*index))
+        .collect();
+    Ok(core.storage_mut().apply(Changes {
+        nodes,
+        blocks: new,
+        ..Changes::default()
+    })?)
+}
+
+/// The nodes that the core lacks; one that it has must be the same.
+fn lacking<S: Storage>(core: &Core<S>, nodes: &[Node]) -> Result<Vec<Node>, CoreError> {
     let mut lacking = Vec::new();
     for node in nodes {
-        match storage.node(node.index)? {
+        match core.node(node.index)? {
             None => lacking.push(*node),
             Some(known) if known == *node => {}
             Some(known) => return Err(ImportError::Conflict { index: known.index }.into()),
         }
     }
     Ok(lacking)
-}
-
-impl<S: Storage + 'static> RestoreTarget for StorageTarget<S> {
-    fn import_head(&self, head: &ProvenHead) -> Result<(), CoreError> {
-        let mut storage = self.storage();
-        let signed = &head.head.signed;
-        if storage
-            .manifest()
-            .is_some_and(|manifest| !manifest.belongs_to(&signed.key))
-        {
-            return Err(ImportError::OtherCore.into());
-        }
-        let (fork, length) = (storage.head().fork, storage.head().length);
-        if fork > signed.fork && length > 0 {
-            return Err(ImportError::NewerFork {
-                here: fork,
-                backup: signed.fork,
-            }
-            .into());
-        }
-        let new_head = Head {
-            fork: signed.fork,
-            length: signed.length(),
-            signature: (!signed.signature.is_empty()).then(|| Bytes::copy_from_slice(&signed.signature)),
-        };
-        if fork < signed.fork || length == 0 {
-            // Nothing is kept of an older fork: all that is still true of it is in the backup too.
-            return Ok(storage.apply(Changes {
-                manifest: Some(signed.manifest.clone()),
-                truncate: (length > 0).then_some(0),
-                nodes: head.nodes.clone(),
-                head: Some(new_head),
-                ..Changes::default()
-            })?);
-        }
-        let nodes = lacking(&*storage, &head.nodes)?;
-        let longer = signed.length() > length;
-        if longer {
-            // A root of here that the head's tree has comes with its whole way up.
-            let known = |index| head.nodes.iter().any(|node| node.index == index);
-            if !flat_tree::roots(length).all(known) {
-                return Err(ImportError::NotJoined {
-                    here: length,
-                    backup: signed.length(),
-                }
-                .into());
-            }
-        }
-        let head = longer.then_some(new_head);
-        Ok(storage.apply(Changes {
-            nodes,
-            head,
-            ..Changes::default()
-        })?)
-    }
-
-    fn holds(&self, blocks: Range<u64>) -> bool {
-        self.storage().bitfield().contains_range(blocks)
-    }
-
-    fn import_segment(&self, place: &Place, _object: &Bytes, segment: Decoded) -> Result<(), CoreError> {
-        let mut storage = self.storage();
-        let same_fork = storage.head().fork == place.fork;
-        if !same_fork || storage.node(segment.root.index)? != Some(segment.root) {
-            return Err(ImportError::NoHead.into());
-        }
-        let nodes = lacking(&*storage, &segment.nodes)?;
-        let held = storage.bitfield();
-        let new = blocks(&segment.root)
-            .zip(segment.blocks)
-            .filter(|(index, _)| !held.get(*index))
-            .collect();
-        Ok(storage.apply(Changes {
-            nodes,
-            blocks: new,
-            ..Changes::default()
-        })?)
-    }
-
-    fn flush(&self) -> Result<(), CoreError> {
-        Ok(self.storage().flush()?)
-    }
 }

@@ -12,7 +12,8 @@
 //! Merkle subtrees that are still being filled (a download in any order) are held back until they are quiet, so that a
 //! download does not leave thousands of one-block objects behind. A log that grows at its end has none of those.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::Hash;
 use std::time::Duration;
 
 use crate::names::{HeadName, MAX_REPAIRS, SegmentName};
@@ -92,7 +93,8 @@ enum Phase {
 struct Shipping {
     snapshot: Snapshot,
     queue: VecDeque<SegmentName>,
-    in_flight: HashSet<SegmentName>,
+    /// With the repair suffix.
+    in_flight: HashMap<SegmentName, u8>,
     head_in_flight: bool,
     /// A step failed: finish what is in flight, start nothing, look at the core again after the pause.
     failed: bool,
@@ -116,11 +118,8 @@ pub struct CorePlan {
     flush: bool,
     failures: u32,
     not_before: Duration,
-    segments: HashSet<SegmentName>,
-    heads: HashSet<HeadName>,
-    /// The next free repair suffix of names whose objects turned out damaged, or were seen with a suffix.
-    segment_repairs: HashMap<SegmentName, u8>,
-    head_repairs: BTreeMap<HeadName, u8>,
+    segments: Copies<SegmentName>,
+    heads: Copies<HeadName>,
 }
 
 impl CorePlan {
@@ -140,10 +139,8 @@ impl CorePlan {
             flush: false,
             failures: 0,
             not_before: Duration::ZERO,
-            segments: HashSet::new(),
-            heads: HashSet::new(),
-            segment_repairs: HashMap::new(),
-            head_repairs: BTreeMap::new(),
+            segments: Copies::default(),
+            heads: Copies::default(),
         }
     }
 
@@ -167,22 +164,17 @@ impl CorePlan {
         }
     }
 
-    /// An object that the store has is damaged: a good copy shall go beside it, if the core holds the blocks.
+    /// An object that the store has is damaged: if it has no good copy, one shall go beside it, if the core holds the
+    /// blocks.
     pub fn damaged_segment(&mut self, name: SegmentName, repair: u8, now: Duration) {
-        let next = self.segment_repairs.entry(name).or_insert(0);
-        *next = (*next).max(repair.saturating_add(1));
-        if self.segments.remove(&name) {
-            self.shipped = None;
+        if self.segments.damaged(name, repair) {
             self.changed_since.get_or_insert(now);
         }
     }
 
     /// A head object is damaged: a good copy shall go beside it, if it is still the core's head.
     pub fn damaged_head(&mut self, name: HeadName, repair: u8, now: Duration) {
-        let next = self.head_repairs.entry(name).or_insert(0);
-        *next = (*next).max(repair.saturating_add(1));
-        if self.heads.remove(&name) {
-            self.shipped = None;
+        if self.heads.damaged(name, repair) {
             self.changed_since.get_or_insert(now);
         }
     }
@@ -281,27 +273,20 @@ impl CorePlan {
             return Step::Wait;
         }
         if let Some(segment) = shipping.queue.pop_front() {
-            shipping.in_flight.insert(segment);
-            let repair = self.segment_repairs.get(&segment).copied().unwrap_or(0);
-            return Step::PutSegment(segment, repair.min(MAX_REPAIRS));
+            let repair = self.segments.next(&segment);
+            shipping.in_flight.insert(segment, repair);
+            return Step::PutSegment(segment, repair);
         }
         if !shipping.in_flight.is_empty() {
             return Step::Wait;
         }
         let head = shipping.snapshot.head;
-        if self.heads.contains(&head) {
+        if self.heads.has(&head) {
             self.shipped_all();
             return Step::Wait;
         }
         shipping.head_in_flight = true;
-        Step::PutHead(
-            head,
-            self.head_repairs
-                .get(&head)
-                .copied()
-                .unwrap_or(0)
-                .min(MAX_REPAIRS),
-        )
+        Step::PutHead(head, self.heads.next(&head))
     }
 
     /// What the store has: the names of this core, with their repair suffixes.
@@ -311,18 +296,10 @@ impl CorePlan {
         heads: impl IntoIterator<Item = (HeadName, u8)>,
     ) {
         for (name, repair) in segments {
-            self.segments.insert(name);
-            if repair > 0 {
-                let next = self.segment_repairs.entry(name).or_insert(0);
-                *next = (*next).max(repair.saturating_add(1));
-            }
+            self.segments.found(name, repair);
         }
         for (name, repair) in heads {
-            self.heads.insert(name);
-            if repair > 0 {
-                let next = self.head_repairs.entry(name).or_insert(0);
-                *next = (*next).max(repair.saturating_add(1));
-            }
+            self.heads.found(name, repair);
         }
         self.failures = 0;
         self.phase = Phase::Idle;
@@ -345,12 +322,12 @@ impl CorePlan {
             snapshot
                 .segments
                 .iter()
-                .filter(|segment| !self.segments.contains(segment)),
+                .filter(|segment| !self.segments.has(segment)),
         );
         let shipping = Shipping {
             snapshot,
             queue: wanted.into_iter().collect(),
-            in_flight: HashSet::new(),
+            in_flight: HashMap::new(),
             head_in_flight: false,
             failed: false,
         };
@@ -359,17 +336,18 @@ impl CorePlan {
 
     /// A segment is in the store: put just now, or found there.
     pub fn segment_put(&mut self, segment: SegmentName) {
-        self.segments.insert(segment);
         self.failures = 0;
-        if let Phase::Shipping(shipping) = &mut self.phase {
-            shipping.in_flight.remove(&segment);
+        if let Phase::Shipping(shipping) = &mut self.phase
+            && let Some(repair) = shipping.in_flight.remove(&segment)
+        {
+            self.segments.found(segment, repair);
         }
         self.end_failed();
     }
 
     /// The head is in the store.
     pub fn head_put(&mut self, head: HeadName) {
-        self.heads.insert(head);
+        self.heads.found(head, self.heads.next(&head));
         self.failures = 0;
         self.shipped_all();
     }
@@ -442,4 +420,50 @@ impl CorePlan {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
+}
+
+/// Which copies of objects the store has, by repair suffix, one bit each.
+struct Copies<N>(HashMap<N, Known>);
+
+#[derive(Default)]
+struct Known {
+    seen: u128,
+    damaged: u128,
+}
+
+impl<N> Default for Copies<N> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<N: Eq + Hash> Copies<N> {
+    fn found(&mut self, name: N, repair: u8) {
+        self.0.entry(name).or_default().seen |= bit(repair);
+    }
+
+    /// Whether the last good copy is gone by this.
+    fn damaged(&mut self, name: N, repair: u8) -> bool {
+        let known = self.0.entry(name).or_default();
+        let had = known.seen & !known.damaged != 0;
+        known.damaged |= bit(repair);
+        had && known.seen & !known.damaged == 0
+    }
+
+    fn has(&self, name: &N) -> bool {
+        self.0
+            .get(name)
+            .is_some_and(|known| known.seen & !known.damaged != 0)
+    }
+
+    /// The next free suffix.
+    fn next(&self, name: &N) -> u8 {
+        let taken = self.0.get(name).map_or(0, |known| known.seen | known.damaged);
+        // At most 128 fits a byte.
+        ((u128::BITS - taken.leading_zeros()) as u8).min(MAX_REPAIRS)
+    }
+}
+
+fn bit(repair: u8) -> u128 {
+    1 << repair.min(MAX_REPAIRS)
 }

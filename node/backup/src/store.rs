@@ -9,6 +9,7 @@
 //! Stores know nothing of cores, keys or formats: names and bytes only.
 
 pub mod file;
+mod open;
 pub mod s3;
 
 use std::ops::Range;
@@ -17,6 +18,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::error::{ErrorKind, Hint};
+
+pub use open::{S3Access, open};
 
 /// Largest object that is read or written, in bytes. A segment is at most 8 MiB, or one block of at most 16 MiB, and
 /// a head names 8 MiB of blocks in about 50 bytes; so this bounds a core to some 10 TiB, and a hostile store to this

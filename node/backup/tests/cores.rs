@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cumulet_backup::core::{CoreSource, LockedCore, StorageTarget};
-use cumulet_backup::restore::{RestoreProgress, RestoreReport, Until};
+use cumulet_backup::core::{CoreSource, CoreTarget, LockedCore};
+use cumulet_backup::restore::{RestoreError, RestoreProgress, RestoreReport, Until};
 use cumulet_backup::store::ObjectStore;
 use cumulet_hypercore::core::Core;
 use cumulet_hypercore::crypto::{Key, KeyPair, discovery_key};
@@ -46,23 +46,25 @@ async fn ship(store: &Arc<dyn ObjectStore>, core: &Arc<LockedCore<MemoryStorage>
     ship.stop().await;
 }
 
-async fn restore<S: Storage + 'static>(
+async fn try_restore<S: Storage + 'static>(
     store: &Arc<dyn ObjectStore>,
-    key: Key,
-    storage: S,
-) -> (RestoreReport, Core<S>) {
-    let found = restorer(store)
-        .find(&discovery_key(&key), Until::Newest)
-        .await
-        .unwrap();
-    let target = Arc::new(StorageTarget::new(storage));
+    core: Core<S>,
+) -> Result<(RestoreReport, Core<S>), RestoreError> {
+    let (key, core) = (*core.key(), Arc::new(LockedCore::new(core)));
+    let found = restorer(store).find(&discovery_key(&key), Until::Newest).await?;
     let progress = tokio::sync::watch::Sender::new(RestoreProgress::default());
     let report = restorer(store)
-        .restore(&found, target.clone(), &progress)
+        .restore(&found, Arc::new(CoreTarget(core.clone())), &progress)
+        .await?;
+    // Opened anew, so that what the storage has is what counts.
+    let storage = Arc::into_inner(core).unwrap().into_core().into_storage();
+    Ok((report, Core::open(storage, key).unwrap()))
+}
+
+async fn restore(store: &Arc<dyn ObjectStore>, key: Key) -> (RestoreReport, Core<MemoryStorage>) {
+    try_restore(store, Core::open(MemoryStorage::default(), key).unwrap())
         .await
-        .unwrap();
-    let storage = Arc::into_inner(target).unwrap().into_storage();
-    (report, Core::open(storage, key).unwrap())
+        .unwrap()
 }
 
 fn same<S: Storage>(restored: &Core<S>, core: &Core<MemoryStorage>) {
@@ -124,7 +126,7 @@ async fn a_real_core_comes_back_from_both_stores_and_serves_every_block() {
         let key = *core.key();
         let shared = Arc::new(LockedCore::new(core));
         ship(&test.store, &shared).await;
-        let (report, restored) = restore(&test.store, key, MemoryStorage::default()).await;
+        let (report, restored) = restore(&test.store, key).await;
         assert!(report.is_complete(), "{}: {report:?}", test.name);
         same(&restored, &shared.lock());
         serves_all(&restored, key);
@@ -132,18 +134,18 @@ async fn a_real_core_comes_back_from_both_stores_and_serves_every_block() {
 }
 
 #[tokio::test]
-async fn a_shorter_copy_is_brought_up_to_date_and_a_newer_fork_replaces_it() {
+async fn a_shorter_copy_is_brought_up_to_date_where_its_place_is_known() {
     let test = stores::file();
     let mut core = writer(1);
     append(&mut core, 8);
     let key = *core.key();
     let shared = Arc::new(LockedCore::new(core));
     ship(&test.store, &shared).await;
-    let (_, copy) = restore(&test.store, key, MemoryStorage::default()).await;
+    let (_, copy) = restore(&test.store, key).await;
 
     append(&mut shared.lock(), 5);
     ship(&test.store, &shared).await;
-    let (report, copy) = restore(&test.store, key, copy.into_storage()).await;
+    let (report, copy) = try_restore(&test.store, copy).await.unwrap();
     assert_eq!(
         (report.present, report.restored),
         (1, 2),
@@ -152,13 +154,36 @@ async fn a_shorter_copy_is_brought_up_to_date_and_a_newer_fork_replaces_it() {
     same(&copy, &shared.lock());
     serves_all(&copy, key);
 
+    append(&mut shared.lock(), 3);
+    ship(&test.store, &shared).await;
+    let error = try_restore(&test.store, copy).await.err().unwrap();
+    assert!(error.to_string().contains("can't be joined"), "{error}");
+    let (_, fresh) = restore(&test.store, key).await;
+    same(&fresh, &shared.lock());
+}
+
+#[tokio::test]
+async fn a_later_fork_is_restored_into_an_empty_core_and_never_over_another_fork() {
+    let test = stores::file();
+    let mut core = writer(1);
+    append(&mut core, 8);
+    let key = *core.key();
+    let shared = Arc::new(LockedCore::new(core));
+    ship(&test.store, &shared).await;
+    let (_, old) = restore(&test.store, key).await;
     shared.lock().truncate(4, None).unwrap();
     append(&mut shared.lock(), 1);
     ship(&test.store, &shared).await;
-    let (report, copy) = restore(&test.store, key, copy.into_storage()).await;
+
+    let (report, copy) = restore(&test.store, key).await;
     assert_eq!((report.fork, report.length), (1, 5));
     same(&copy, &shared.lock());
     serves_all(&copy, key);
+    let error = try_restore(&test.store, old).await.err().unwrap();
+    assert!(
+        error.to_string().contains("fork 0 here, the backup at fork 1"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -168,18 +193,8 @@ async fn a_storage_with_another_history_is_not_papered_over() {
     append(&mut core, 8);
     twin.append_batch((0..8).map(|_| Bytes::from_static(b"another history")).collect())
         .unwrap();
-    let key = *core.key();
     ship(&test.store, &Arc::new(LockedCore::new(core))).await;
-    let found = restorer(&test.store)
-        .find(&discovery_key(&key), Until::Newest)
-        .await
-        .unwrap();
-    let target = Arc::new(StorageTarget::new(twin.into_storage()));
-    let progress = tokio::sync::watch::Sender::default();
-    let error = restorer(&test.store)
-        .restore(&found, target, &progress)
-        .await
-        .unwrap_err();
+    let error = try_restore(&test.store, twin).await.err().unwrap();
     assert!(error.to_string().contains("two histories"), "{error}");
 }
 
@@ -213,7 +228,7 @@ proptest! {
                 }
             }
             ship(&test.store, &shared).await;
-            let (report, restored) = restore(&test.store, key, MemoryStorage::default()).await;
+            let (report, restored) = restore(&test.store, key).await;
             assert!(report.is_complete(), "{report:?}");
             assert_eq!(report.damaged, []);
             let verified = restorer(&test.store).verify().await.unwrap();

@@ -168,13 +168,17 @@ async fn a_good_copy_goes_beside_a_damaged_segment_and_is_found() {
             assert_eq!(bare.blocks(), core.blocks());
             flip(&test, &copy, 120);
         }
-        // A shipper that starts later knows which names are taken.
-        Ship::once(&test.store, &core).await;
+        // A shipper that starts later believes the names that it lists, until a reader reports what it refused.
         ship.stop().await;
+        let report = restore_into(&test.store, &core.bare()).await;
+        assert_eq!(report.damaged.len(), 4);
         let later = Ship::new(test.store.clone(), Duration::from_millis(20));
         later.shipper.add(core.clone());
         later.shipper.flush().await.unwrap();
-        later.shipper.damaged([format!("{segment}.r3")]).await;
+        later
+            .shipper
+            .damaged(report.damaged.into_iter().map(|damaged| damaged.object))
+            .await;
         later.shipper.flush().await.unwrap();
         later.stop().await;
         assert!(restore_into(&test.store, &core.bare()).await.is_complete());

@@ -604,6 +604,54 @@ async fn a_body_that_stalls_is_broken_off_and_not_ended() {
     assert!(error.to_string().contains("next block"), "{error}");
 }
 
+/// What a raw HTTP/1.1 client gets until the connection ends.
+async fn over_tcp(world: &World, limits: Limits, request: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = axum::serve(listener, router(world.source.clone(), limits)).into_future();
+    let client = async {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    };
+    tokio::select! { answer = client => answer, _ = server => panic!("the server ended") }
+}
+
+#[tokio::test]
+async fn on_the_wire_head_has_a_length_and_no_body_and_a_stalled_body_is_cut_short() {
+    let mut world = World::new();
+    world.put("/a", "0123456789".repeat(9)).await;
+    let limits = Limits {
+        patience: Duration::from_millis(200),
+        listed_names: 10,
+    };
+    let answer = over_tcp(&world, limits, "HEAD /notes/a").await;
+    assert!(
+        answer.contains("content-length: 90\r\n") && answer.ends_with("\r\n\r\n"),
+        "{answer}"
+    );
+    let answer = over_tcp(&world, limits, "GET /notes/a").await;
+    assert!(
+        answer.contains("content-length: 90\r\n") && answer.ends_with(&"0123456789".repeat(9)),
+        "{answer}"
+    );
+    world.source.blobs.withheld.lock().unwrap().insert(4);
+    let answer = over_tcp(&world, limits, "GET /notes/a").await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(
+        head.contains("200 OK") && head.contains("content-length: 90"),
+        "{head}"
+    );
+    assert!(
+        body.len() <= 40 && "0123456789".repeat(4).starts_with(body),
+        "{body}"
+    );
+}
+
 #[tokio::test]
 async fn a_large_file_is_read_as_it_is_sent() {
     use futures::StreamExt;

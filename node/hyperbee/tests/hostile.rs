@@ -144,6 +144,29 @@ fn a_walk_reads_only_what_a_range_needs() {
     );
 }
 
+#[test]
+fn a_diff_reads_what_changed_and_not_what_both_versions_share() {
+    let core = MemoryBlocks::default();
+    let mut writer = BeeWriter::new(core.clone(), WriteOptions::default());
+    for index in 0..2000 {
+        block_on(writer.put(format!("key{index:04}"), Some(b"v"))).unwrap();
+    }
+    let before = writer.bee().version();
+    block_on(writer.put("key1000", Some(b"w"))).unwrap();
+    let bee = Bee::new(Counted {
+        blocks: core,
+        reads: std::sync::atomic::AtomicUsize::new(0),
+    });
+    assert_eq!(
+        block_on(bee.diff(before, Range::all()).collect(10))
+            .unwrap()
+            .len(),
+        1
+    );
+    let reads = bee.blocks().reads.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(reads <= 60, "{reads} blocks for one change among 2000");
+}
+
 #[derive(Debug)]
 struct Counted {
     blocks: MemoryBlocks,

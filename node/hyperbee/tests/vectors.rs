@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::needless_pass_by_value)]
 
+mod scripts;
+
 use bytes::Bytes;
 use cumulet_hyperbee::extension::Message;
-use cumulet_hyperbee::message::{ChildPointer, Header, Level, Metadata, Node};
-use cumulet_hyperbee::{Bee, BeeWriter, Change, Entry, MemoryBlocks, Operation, Range, WriteOptions};
+use cumulet_hyperbee::message::{ChildPointer, Header, Level, Node};
+use cumulet_hyperbee::{Bee, Change, Entry, MemoryBlocks, Operation, Range};
 use futures::executor::block_on;
+use scripts::{assert_writes, bytes, list, metadata, numbers, optional_bytes};
 use serde_json::Value;
 
 fn cases() -> Vec<Value> {
@@ -23,25 +26,6 @@ fn scripts() -> Vec<Value> {
     scripts
 }
 
-fn bytes(value: &Value) -> Bytes {
-    Bytes::from(hex::decode(value.as_str().unwrap()).unwrap())
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().unwrap()
-}
-
-fn numbers(value: &Value) -> Vec<u64> {
-    list(value)
-        .iter()
-        .map(|number| number.as_u64().unwrap())
-        .collect()
-}
-
-fn optional_bytes(value: &Value) -> Option<Bytes> {
-    (!value.is_null()).then(|| bytes(value))
-}
-
 fn entry(value: &Value) -> Entry {
     Entry {
         seq: value["seq"].as_u64().unwrap(),
@@ -54,77 +38,10 @@ fn blocks(case: &Value) -> MemoryBlocks {
     MemoryBlocks::new(list(&case["blocks"]).iter().map(bytes))
 }
 
-fn metadata(case: &Value) -> Option<Metadata> {
-    let metadata = &case["options"]["metadata"];
-    (!metadata.is_null()).then(|| Metadata {
-        content_feed: optional_bytes(&metadata["contentFeed"]),
-        user_data: optional_bytes(&metadata["userData"]),
-    })
-}
-
-async fn apply(writer: &mut BeeWriter<MemoryBlocks>, op: &[Value], prefix: &str) {
-    let key = |index: usize| format!("{prefix}{}", op[index].as_str().unwrap());
-    let value = |index: usize| op[index].as_str().map(str::as_bytes);
-    match op[0].as_str().unwrap() {
-        "put" => writer.put(key(1), value(2)).await.map(drop).unwrap(),
-        "putIfChanged" => {
-            let new = value(2);
-            writer
-                .put_if(key(1), new, |old| old.value.as_deref() != new)
-                .await
-                .map(drop)
-                .unwrap();
-        }
-        "del" => writer.del(key(1)).await.map(drop).unwrap(),
-        "sub" => {
-            let prefix = format!("{}\0", key(1));
-            Box::pin(apply(writer, list(&op[2]), &prefix)).await;
-        }
-        "batch" => {
-            let mut batch = writer.batch();
-            for op in list(&op[1]) {
-                let key = op[1].as_str().unwrap();
-                match op[0].as_str().unwrap() {
-                    "put" => batch
-                        .put(key, op[2].as_str().map(str::as_bytes))
-                        .await
-                        .map(drop)
-                        .unwrap(),
-                    "del" => batch.del(key).await.map(drop).unwrap(),
-                    other => panic!("unknown op {other}"),
-                }
-            }
-            batch.flush().await.unwrap();
-        }
-        other => panic!("unknown op {other}"),
-    }
-}
-
 #[test]
 fn every_script_writes_the_same_blocks_as_the_js_package() {
     for case in scripts() {
-        let options = WriteOptions {
-            metadata: metadata(&case),
-            skip_equal: !case["options"]["alwaysDuplicate"].as_bool().unwrap(),
-        };
-        let core = MemoryBlocks::default();
-        let mut writer = BeeWriter::new(core.clone(), options);
-        let mut lengths = Vec::new();
-        for op in list(&case["ops"]) {
-            block_on(apply(&mut writer, list(op), ""));
-            lengths.push(core.to_vec().len() as u64);
-        }
-        assert_eq!(lengths, numbers(&case["lengths"]), "{}", case["tag"]);
-        let expected = blocks(&case).to_vec();
-        for (seq, (ours, theirs)) in core.to_vec().iter().zip(&expected).enumerate() {
-            assert_eq!(
-                hex::encode(ours),
-                hex::encode(theirs),
-                "{} block {seq}",
-                case["tag"]
-            );
-        }
-        assert_eq!(core.to_vec().len(), expected.len());
+        assert_writes(&case);
     }
 }
 

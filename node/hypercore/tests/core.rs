@@ -1,4 +1,5 @@
 //! What a core promises its owner and its readers.
+#![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
 use cumulet_hypercore::core::{Core, SeekResult, VerifyError, WriteError};

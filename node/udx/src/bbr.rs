@@ -30,6 +30,9 @@ const MIN_RTT_WINDOW: Micros = 10 * SECOND;
 const PROBE_RTT_TIME: Micros = 200 * MILLISECOND;
 const FULL_PIPE_GROWTH: f64 = 1.25;
 const FULL_PIPE_ROUNDS: u32 = 3;
+/// Losses in one round that end Startup: so many, and such a share. Far above random loss, which BBR must ignore.
+const STARTUP_LOST: u32 = 8;
+const STARTUP_LOSS_SHARE: f64 = 0.1;
 const AGGREGATION_ROUNDS: u32 = 5;
 const AGGREGATION_MAX: Micros = 100 * MILLISECOND;
 /// Round trips below this count as this long: timers fire once a millisecond, so a smaller window could never
@@ -111,6 +114,8 @@ pub(crate) struct Bbr {
     full_bandwidth: f64,
     full_bandwidth_rounds: u32,
     pipe_full: bool,
+    round_delivered: u32,
+    round_lost: u32,
     phase: usize,
     phase_at: Micros,
     idle_restart: bool,
@@ -151,6 +156,8 @@ impl Bbr {
             full_bandwidth: 0.0,
             full_bandwidth_rounds: 0,
             pipe_full: false,
+            round_delivered: 0,
+            round_lost: 0,
             phase: 0,
             phase_at: now,
             idle_restart: false,
@@ -192,6 +199,15 @@ impl Bbr {
             Mode::ProbeBandwidth => self.set_pacing_rate(1.0, None, packet_len),
             Mode::ProbeRtt => self.leave_probe_rtt(now),
             Mode::Startup | Mode::Drain => {}
+        }
+    }
+
+    /// Packets got larger (or smaller): the same bytes are fewer packets, so estimates in packets must follow.
+    pub(crate) fn on_packet_len_change(&mut self, from: u32, to: u32) {
+        if from != to {
+            let factor = f64::from(from) / f64::from(to);
+            self.bandwidth.scale(factor);
+            self.full_bandwidth *= factor;
         }
     }
 
@@ -286,6 +302,16 @@ impl Bbr {
     }
 
     fn update_pipe_full(&mut self, sample: &AckSample) {
+        self.round_delivered += sample.acked;
+        self.round_lost += sample.lost;
+        if self.round_start {
+            // Startup sends nearly three times the path's rate; when a queue overflows there is nothing more to find.
+            let losses =
+                f64::from(self.round_lost) / f64::from((self.round_lost + self.round_delivered).max(1));
+            self.pipe_full |= self.round_lost >= STARTUP_LOST && losses > STARTUP_LOSS_SHARE;
+            self.round_delivered = 0;
+            self.round_lost = 0;
+        }
         if self.pipe_full || !self.round_start || sample.rate.is_none_or(|rate| rate.app_limited) {
             return;
         }
@@ -404,7 +430,8 @@ impl Bbr {
             self.packet_conservation = false;
         }
         if self.packet_conservation {
-            return window.max(sample.in_flight + sample.acked);
+            // Never so few that a lost retransmission leaves nothing behind it to be found out by.
+            return window.max(sample.in_flight + sample.acked).max(MIN_WINDOW);
         }
         let target = self.bdp(self.window_gain) + self.aggregation_allowance();
         if self.pipe_full {

@@ -74,6 +74,12 @@ impl RttEstimator {
         self.smoothed
     }
 
+    /// How long a round trip takes at most, as far as is known.
+    pub(crate) fn patient(&self) -> Micros {
+        self.smoothed
+            .map_or(RTO_INITIAL, |smoothed| smoothed + 4 * self.variance)
+    }
+
     pub(crate) fn min(&self) -> Option<Micros> {
         self.min.map(|(min, _)| min)
     }
@@ -93,6 +99,11 @@ pub(crate) struct WindowedMax {
 impl WindowedMax {
     pub(crate) fn get(&self) -> f64 {
         self.best[0].1
+    }
+
+    /// Changes the unit of all samples.
+    pub(crate) fn scale(&mut self, factor: f64) {
+        self.best.iter_mut().for_each(|(_, value)| *value *= factor);
     }
 
     pub(crate) fn update(&mut self, window: u32, round: u32, value: f64) {

@@ -68,6 +68,19 @@ impl RangeSet {
         Some(start..end)
     }
 
+    /// How many ranges.
+    pub(crate) fn len(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// The range that holds `number` (or the one before it), and those below, descending.
+    pub(crate) fn iter_down_from(&self, number: u64) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.ranges
+            .range(..=number)
+            .rev()
+            .map(|(&start, &end)| start..end)
+    }
+
     /// The ranges, ascending.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.ranges.iter().map(|(&start, &end)| start..end)

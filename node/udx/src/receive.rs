@@ -1,15 +1,19 @@
 //! The receiving half of a stream: puts packets in order, holds what the application has not read, and says how
 //! much more it can hold.
 //!
-//! Memory: unread bytes and packets held out of order together stay within the window plus [`SLACK`], except that the
+//! Memory: unread bytes and packets held out of order together stay within [`Receiver::limit`], except that the
 //! packet next in order may always come in while unread bytes are below the window: otherwise packets held out of order
-//! could block the one that releases them. So twice the window is the hard bound, whatever a peer sends.
+//! could block the one that releases them. So twice the limit is the hard bound, whatever a peer sends.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+};
 
 use crate::ranges::RangeSet;
 
-/// What may arrive beyond the advertised window: packets counted by another packet size, or sent before the window shrank.
+/// What is held besides the window, twice: once so that a reader which keeps up advertises a window that stands still (as
+/// libudx does), once for packets sent before the window shrank. Never more than the window itself.
 const SLACK: usize = 64 * 1024;
 /// Farthest ahead of the expected number that a packet is held; as far as libudx looks when it builds blocks.
 const MAX_AHEAD: u64 = 65_536;
@@ -32,6 +36,8 @@ pub(crate) struct Receiver {
     held: BTreeMap<u64, Held>,
     held_numbers: RangeSet,
     held_bytes: usize,
+    /// The packet held last.
+    newest: u64,
     window: usize,
     advertised: usize,
     ended: bool,
@@ -46,6 +52,7 @@ impl Receiver {
             held: BTreeMap::new(),
             held_numbers: RangeSet::default(),
             held_bytes: 0,
+            newest: 0,
             window,
             advertised: window,
             ended: false,
@@ -64,7 +71,7 @@ impl Receiver {
         }
         let before = self.unread.len();
         if seq == self.next {
-            let room = self.unread.len() < self.window || self.used() + data.len() <= self.window + SLACK;
+            let room = self.unread.len() < self.window || self.used() + data.len() <= self.limit();
             if !room {
                 return 0;
             }
@@ -72,6 +79,7 @@ impl Receiver {
             self.release_held();
         } else if self.may_hold(seq, data.len()) {
             self.held_bytes += data.len() + HELD_OVERHEAD;
+            self.newest = seq;
             self.held_numbers.insert(seq..seq + 1);
             self.held.insert(
                 seq,
@@ -87,7 +95,7 @@ impl Receiver {
     fn may_hold(&self, seq: u64, len: usize) -> bool {
         seq - self.next <= MAX_AHEAD
             && !self.held.contains_key(&seq)
-            && self.used() + len + HELD_OVERHEAD <= self.window + SLACK
+            && self.used() + len + HELD_OVERHEAD <= self.limit()
     }
 
     fn used(&self) -> usize {
@@ -158,7 +166,17 @@ impl Receiver {
 
     /// Bytes we can take now.
     fn free(&self) -> usize {
-        self.window.saturating_sub(self.used())
+        (self.window + self.slack())
+            .saturating_sub(self.used())
+            .min(self.window)
+    }
+
+    fn slack(&self) -> usize {
+        SLACK.min(self.window)
+    }
+
+    fn limit(&self) -> usize {
+        self.window + 2 * self.slack()
     }
 
     /// The window to write into a packet; remembered, so that its opening can be told.
@@ -177,9 +195,23 @@ impl Receiver {
         !self.held_numbers.is_empty()
     }
 
-    /// Ranges held out of order, ascending.
-    pub(crate) fn held_ranges(&self) -> impl Iterator<Item = std::ops::Range<u64>> + '_ {
-        self.held_numbers.iter()
+    /// At most `limit` ranges held out of order: the lowest, whose gaps are to be repaired first, and those around the newest
+    /// packet. libudx tells the lowest only: with more gaps than blocks its senders never learn what arrived
+    /// behind them and stall until a timeout.
+    pub(crate) fn held_ranges(&self, limit: usize) -> impl Iterator<Item = Range<u64>> + '_ {
+        let few = self.held_numbers.len() <= limit;
+        let lowest = if few { limit } else { limit - limit / 3 };
+        let around = if few { 0 } else { limit / 3 };
+        let last_low = self
+            .held_numbers
+            .iter()
+            .nth(lowest - 1)
+            .map_or(u64::MAX, |range| range.start);
+        let newest = self.held_numbers.iter_down_from(self.newest).take(around);
+        self.held_numbers
+            .iter()
+            .take(lowest)
+            .chain(newest.filter(move |range| range.start > last_low))
     }
 
     /// Bytes of memory that a peer made us hold.
@@ -210,16 +242,35 @@ mod tests {
     #[test]
     fn the_window_shrinks_with_what_is_held_and_opens_with_reading() {
         let mut receiver = Receiver::new(0, 256 * 1024);
-        for seq in 0..260 {
+        for seq in 0..60 {
             receiver.accept(seq, &[0; 1000], false);
         }
-        assert_eq!(receiver.advertise(), 256 * 1024 - 260_000);
+        assert_eq!(receiver.advertise(), 256 * 1024, "a reader that keeps up");
+        for seq in 60..320 {
+            receiver.accept(seq, &[0; 1000], false);
+        }
+        assert_eq!(receiver.advertise(), 320 * 1024 - 320_000);
         assert!(!receiver.should_announce_window());
         let mut out = vec![0; 70_000];
         receiver.read(&mut out);
         assert!(receiver.should_announce_window());
         receiver.advertise();
         assert!(!receiver.should_announce_window());
+    }
+
+    #[test]
+    fn with_more_gaps_than_blocks_the_lowest_and_the_newest_are_told() {
+        let mut receiver = Receiver::new(0, 1 << 20);
+        (1..=40).for_each(|n| {
+            receiver.accept(n * 2, b"x", false);
+        });
+        receiver.accept(62, b"x", false);
+        let told: Vec<u64> = receiver.held_ranges(9).map(|range| range.start).collect();
+        assert_eq!(told, [2, 4, 6, 8, 10, 12, 80, 78, 76], "a duplicate is not news");
+        receiver.accept(101, b"x", false);
+        let told: Vec<u64> = receiver.held_ranges(9).map(|range| range.start).collect();
+        assert_eq!(told[6..], [101, 80, 78]);
+        assert_eq!(receiver.held_ranges(100).count(), 41);
     }
 
     proptest! {
@@ -230,7 +281,7 @@ mod tests {
             let mut receiver = Receiver::new(0, window);
             for (seq, len) in packets {
                 receiver.accept(seq, &vec![0; len], false);
-                prop_assert!(receiver.memory() <= 2 * (window + SLACK) + 1400);
+                prop_assert!(receiver.memory() <= 2 * receiver.limit() + 1400);
             }
         }
     }

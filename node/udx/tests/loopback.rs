@@ -237,27 +237,29 @@ async fn a_stream_moves_to_another_socket_and_id_in_the_middle_of_a_transfer() {
         .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
         .expect("bind");
     let (left, mut right) = pair(&a, &b);
+    let mut left = left;
     let control = left.control().clone();
     let sent = pattern(4 << 20, 3);
-    let expected = sent.clone();
     let target = right.id();
     within(async {
-        let writer = async move {
-            let mut left = left;
+        let writer = async {
             left.write_all(&sent).await.expect("write");
-            left.shutdown().await.expect("shutdown");
         };
         let reader = async {
-            let mut received = vec![0; 1 << 20];
-            right.read_exact(&mut received).await.expect("read");
+            let mut received = vec![0; 4 << 20];
+            let (first, rest) = received.split_at_mut(1 << 20);
+            right.read_exact(first).await.expect("read");
             control
                 .change_remote(&a.socket, target, other_socket.local_addr())
                 .expect("move");
-            right.read_to_end(&mut received).await.expect("read");
+            right.read_exact(rest).await.expect("read");
             received
         };
         let ((), received) = tokio::join!(writer, reader);
-        assert!(received == expected);
+        assert!(received == sent);
+        left.write_all(b"from the new place").await.expect("write");
+        let mut last = [0; 18];
+        right.read_exact(&mut last).await.expect("read");
         assert_eq!(
             right
                 .sources()

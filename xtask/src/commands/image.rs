@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use cumulet_e2e::cluster::Cluster;
 use cumulet_e2e::image::Architecture;
@@ -69,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         if architecture != host {
             progress.step(
                 format_args!("{architecture} cumulet-node under emulation"),
-                || try_out(architecture),
+                || product::try_out(architecture),
             )?;
         }
         for image in &built {
@@ -79,18 +79,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 _ => {}
             }
         }
-    }
-    Ok(())
-}
-
-/// A program for another processor is run at least as far as its version.
-fn try_out(architecture: Architecture) -> Result<()> {
-    for executable in product::executables(&[NODE], architecture)? {
-        let version = product::emulate(&executable, architecture, &["--version"])?;
-        if !version.contains(env!("CARGO_PKG_VERSION")) {
-            bail!("{} says its version is {version:?}", executable.display());
-        }
-        product::emulate(&executable, architecture, &["--help"])?;
     }
     Ok(())
 }

@@ -387,6 +387,7 @@ where
             ErrorKind::Invalid,
             Some("check endpoint, region and path style of the backup's settings"),
         ),
+        (_, Some(501), _) => (ErrorKind::Invalid, None),
         (_, Some(507), _) => (
             ErrorKind::Retry,
             Some("the object store is full: free space or raise its quota"),

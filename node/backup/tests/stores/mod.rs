@@ -14,7 +14,7 @@ use std::sync::Arc;
 use cumulet_backup::store::ObjectStore;
 use cumulet_backup::store::file::FileStore;
 use cumulet_backup::store::s3::{S3Config, S3Store};
-use cumulet_s3d::{Config, Server};
+use cumulet_s3d::{Conditional, Config, Server};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
@@ -79,15 +79,27 @@ pub async fn s3() -> TestStore {
 }
 
 pub async fn server(root: &Path, listen: SocketAddr) -> Server {
-    Server::start(Config {
+    Server::start(config(root, listen, Conditional::Honoured))
+        .await
+        .unwrap()
+}
+
+/// A server that does not do conditional writes as it should.
+pub async fn weak_server(root: &Path, conditional: Conditional) -> Server {
+    Server::start(config(root, SocketAddr::from(([127, 0, 0, 1], 0)), conditional))
+        .await
+        .unwrap()
+}
+
+fn config(root: &Path, listen: SocketAddr, conditional: Conditional) -> Config {
+    Config {
         listen,
         root: root.into(),
         buckets: vec![BUCKET.into()],
         access_key: "access".into(),
         secret_key: "secret".into(),
-    })
-    .await
-    .unwrap()
+        conditional,
+    }
 }
 
 pub fn s3_config(endpoint: &str) -> S3Config {

@@ -8,9 +8,11 @@
 //! ([`crate::encryption`]): blocks here are as stored and as sent.
 
 mod conflict;
+mod head_state;
 mod prove;
 mod reorg;
 mod seek;
+mod segments;
 mod verify;
 
 use std::ops::Range;
@@ -27,9 +29,11 @@ use crate::storage::{Changes, Head, Storage, StorageError};
 use crate::verifier::{SignError, Verifier};
 
 pub use conflict::Conflict;
+pub use head_state::{AdoptError, HeadState, HeadStateError};
 pub use prove::ProveError;
 pub use reorg::{Reorg, ReorgWant};
 pub use seek::SeekResult;
+pub use segments::CoreSegmentError;
 pub use verify::{Applied, VerifyError};
 
 /// Largest block that is appended here, as in JS; what peers send is not held to it.

@@ -29,6 +29,15 @@ impl std::fmt::Debug for ContentCipher {
     }
 }
 
+/// Equal when made from the same content key. Not for secrets that an attacker may probe.
+impl PartialEq for ContentCipher {
+    fn eq(&self, other: &Self) -> bool {
+        self.nonce_key == other.nonce_key
+    }
+}
+
+impl Eq for ContentCipher {}
+
 /// The bytes were not sealed for this place under this key, or were changed since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the bytes don't open under this content key: they were changed, or belong to another cloud")]

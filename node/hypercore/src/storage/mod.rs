@@ -15,6 +15,7 @@ use bytes::Bytes;
 use crate::bitfield::Bitfield;
 use crate::manifest::Manifest;
 use crate::node::Node;
+use crate::segment::{ContentCipher, Decoded, Place, SegmentId};
 
 pub use disk::{DEFAULT_OPEN_FILES, DiskOptions, DiskStorage, Faults, Files, Limits};
 pub use memory::MemoryStorage;
@@ -106,6 +107,30 @@ pub struct Changes {
     pub head: Option<Head>,
 }
 
+/// A segment that comes from elsewhere, checked against the tree.
+#[derive(Debug, Clone)]
+pub struct ImportedSegment {
+    /// Whose blocks, and which.
+    pub place: Place,
+    /// The encoded segment, if it is encrypted (or not) just as the storage's own.
+    pub bytes: Option<Bytes>,
+    /// What is in it.
+    pub decoded: Decoded,
+}
+
+impl ImportedSegment {
+    /// The blocks that a storage lacks, and the nodes, as changes.
+    pub(crate) fn into_changes(self, held: &Bitfield) -> Changes {
+        let blocks = self.place.id.blocks().zip(self.decoded.blocks);
+        let blocks = blocks.filter(|(index, _)| !held.get(*index)).collect();
+        Changes {
+            nodes: self.decoded.nodes,
+            blocks,
+            ..Changes::default()
+        }
+    }
+}
+
 /// What a core needs of its storage. Reads take `&self`, so that a storage may cache behind a lock of its own.
 pub trait Storage: Send {
     /// The manifest, if known.
@@ -122,6 +147,19 @@ pub trait Storage: Send {
     fn apply(&mut self, changes: Changes) -> Result<(), StorageError>;
     /// Returns when everything applied so far would survive a loss of power.
     fn flush(&mut self) -> Result<(), StorageError>;
+    /// What the storage's own segments are encrypted with.
+    fn content_cipher(&self) -> Option<&ContentCipher> {
+        None
+    }
+    /// The fork and bytes of a segment that is stored as such, as they lie on disk, if all its blocks are held.
+    fn sealed_segment(&self, _id: SegmentId) -> Result<Option<(u64, Bytes)>, StorageError> {
+        Ok(None)
+    }
+    /// Stores a segment's blocks and nodes, all or none of them; blocks that are held stay.
+    fn import(&mut self, segment: ImportedSegment) -> Result<(), StorageError> {
+        let changes = segment.into_changes(self.bitfield());
+        self.apply(changes)
+    }
 }
 
 impl<S: Storage + ?Sized> Storage for Box<S> {
@@ -145,5 +183,14 @@ impl<S: Storage + ?Sized> Storage for Box<S> {
     }
     fn flush(&mut self) -> Result<(), StorageError> {
         (**self).flush()
+    }
+    fn content_cipher(&self) -> Option<&ContentCipher> {
+        (**self).content_cipher()
+    }
+    fn sealed_segment(&self, id: SegmentId) -> Result<Option<(u64, Bytes)>, StorageError> {
+        (**self).sealed_segment(id)
+    }
+    fn import(&mut self, segment: ImportedSegment) -> Result<(), StorageError> {
+        (**self).import(segment)
     }
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::stream::{Closed, ReadState};
 
-/// A reliable stream. `shutdown` sends END and waits until the peer has it; dropping it sends DESTROY,
+/// A reliable stream. `shutdown` sends END and waits until the peer has every byte; dropping it sends DESTROY,
 /// unless our END was acknowledged (then the peer's END is awaited for a while). Reading yields EOF after the peer's END.
 ///
 /// Bytes may be written before `connect`; they leave when it is called.

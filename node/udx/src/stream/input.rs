@@ -98,6 +98,7 @@ impl Stream {
             return;
         }
         self.batch.dirty = true;
+        self.batch.packets += 1;
         let mut number = prior_acked;
         let mut release_to = None;
         while let Some(sent) = self.board.pop_acked(ack) {
@@ -120,6 +121,8 @@ impl Stream {
         }
         if ack > prior_acked {
             self.on_ack_advanced(now);
+        } else if self.batch.delivered > 0 {
+            self.arm_tail_probe(now);
         }
     }
 
@@ -153,15 +156,18 @@ impl Stream {
     }
 
     fn on_delivered(&mut self, now: Micros, seq: u64, sent: &Sent) {
+        let packet_len = self.mtu.payload() as u32;
         self.mtu.on_acked(sent.probe);
+        self.bbr
+            .on_packet_len_change(packet_len, self.mtu.payload() as u32);
         self.batch.delivered += 1;
         self.delivery.delivered += 1;
         self.note_rate_sample(now, seq, sent);
         let rtt = self.rtt.clamp(now.saturating_sub(sent.sent_at));
         if !sent.retransmitted {
             self.rtt.sample(now, rtt);
-            self.tail_probe.permitted = true;
         }
+        self.tail_probe.permitted = true; // something got through: another probe is worth it
         // A retransmission acknowledged faster than the path allows was spurious: the first one arrived.
         if !sent.retransmitted || self.rtt.min().is_none_or(|min| rtt >= min) {
             self.rack.rtt = rtt;
@@ -207,6 +213,11 @@ impl Stream {
             self.detect_losses(now);
         }
         let batch = std::mem::take(&mut self.batch);
+        self.blind_acks = match (self.recovery, batch.delivered) {
+            (Recovery::Open, _) => 0,
+            (_, 0) => (self.blind_acks + batch.packets).min(self.board.in_flight()),
+            _ => self.blind_acks,
+        };
         if self
             .delivery
             .app_limited_until

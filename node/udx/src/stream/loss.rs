@@ -74,8 +74,10 @@ impl Stream {
         self.arm_tail_probe(now);
     }
 
+    /// While all is well this is the tail loss probe of RFC 8985. It is armed during recovery too (as QUIC's probe timeout is):
+    /// a retransmission that is lost as the last packet would otherwise cost a whole timeout.
     pub(super) fn arm_tail_probe(&mut self, now: Micros) {
-        if self.board.is_empty() || self.recovery != Recovery::Open || self.board.sacked() > 0 {
+        if self.board.is_empty() {
             self.timers.tail_probe = None;
             return;
         }
@@ -83,6 +85,9 @@ impl Stream {
         if let Some(smoothed) = self.rtt.smoothed() {
             // A timer fires up to a millisecond late; a path faster than that would be probed all the time.
             wait = (2 * smoothed).max(2 * MILLISECOND);
+            if self.is_repairing() {
+                wait = wait.max(self.rtt.patient());
+            }
             if self.board.in_flight() == 1 {
                 wait += TAIL_PROBE_ACK_DELAY;
             }
@@ -91,10 +96,18 @@ impl Stream {
         self.timers.tail_probe = Some(self.timers.retransmit.map_or(at, |timeout| at.min(timeout)));
     }
 
+    /// Something is known to be missing.
+    pub(super) fn is_repairing(&self) -> bool {
+        self.recovery != Recovery::Open || self.board.sacked() > 0
+    }
+
     fn on_tail_probe_timer(&mut self, now: Micros) {
-        if self.tail_probe.in_flight_until.is_none() && self.tail_probe.permitted {
+        let one_flies = self.tail_probe.in_flight_until.is_some() && !self.is_repairing();
+        if self.tail_probe.permitted && !one_flies {
             self.tail_probe.due = true;
-            self.timers.retransmit = Some(now + self.rtt.rto());
+            if !self.is_repairing() {
+                self.timers.retransmit = Some(now + self.rtt.rto());
+            }
         }
     }
 
@@ -183,19 +196,28 @@ impl Stream {
             }
         }
         self.board.sort_lost();
+        self.tail_probe.permitted = true;
+        self.arm_tail_probe(now);
         self.bbr.on_timeout(self.board.in_flight());
     }
 
     fn on_peer_gone(&mut self, now: Micros) {
-        // All our bytes arrived, all of the peer's too, only our END was never answered: the peer had nothing more to
-        // say and has forgotten the stream, its last acknowledgement was lost.
-        let only_end_left =
-            self.receiver.ended() && self.board.packets().all(|(_, sent)| sent.end && sent.len == 0);
-        if only_end_left && self.end_sent {
+        if self.only_end_unanswered() {
             self.end_acked = true;
             self.close_if_ended(now);
         } else {
             self.close(Closed::TimedOut);
         }
+    }
+    /// All our bytes arrived, all of the peer's too; only our END was not answered. libudx forgets a stream the moment both
+    /// sides ended, so when its last acknowledgement is lost nobody is left to repeat it: this is an end, not a failure.
+    /// (It is why END travels alone: together with bytes nobody could tell whether those arrived.)
+    pub(super) fn only_end_unanswered(&self) -> bool {
+        self.end_sent
+            && self.receiver.ended()
+            && self
+                .board
+                .packets()
+                .all(|(_, sent)| sent.end && sent.timeouts > 0)
     }
 }

@@ -41,8 +41,8 @@ const MAX_IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
 const MAX_OUTSTANDING: u64 = 32_768;
 /// Timeouts of one packet after which the peer is gone.
 const MAX_TIMEOUTS: u8 = 6;
-/// How long a cleanly ended stream still answers: the peer's retransmissions of its END after 1 s and another 2 s.
-const LINGER: Micros = 4 * SECOND;
+/// How long a cleanly ended stream still answers: as long as a peer repeats its END, with a timeout of a second.
+const LINGER: Micros = 14 * SECOND;
 /// How long a stream whose owner left after END waits for the peer's END.
 const DETACHED: Micros = 10 * SECOND;
 /// Messages that wait to be read or sent, each way: they are unreliable, more of them are worth dropping.
@@ -189,7 +189,7 @@ struct Rack {
 struct TailProbe {
     in_flight_until: Option<u64>,
     retransmission: bool,
-    /// A new round trip sample is needed between two probes.
+    /// Something must be delivered between two probes.
     permitted: bool,
     /// To be sent by the next `poll_transmit`.
     due: bool,
@@ -220,6 +220,7 @@ struct Delivery {
 #[derive(Debug, Default)]
 struct AckBatch {
     dirty: bool,
+    packets: u32,
     delivered: u32,
     lost: u32,
     rtt: Option<Micros>,
@@ -274,6 +275,9 @@ pub struct Stream {
     mtu: MtuSearch,
     delivery: Delivery,
     batch: AckBatch,
+    /// Acknowledgements that told nothing new while losses wait for the window: each stands for a packet that left the network
+    /// but lies behind more gaps than the peer's blocks can tell, so each may release one retransmission.
+    blind_acks: u32,
     timers: Timers,
 
     closed: Option<Closed>,
@@ -324,6 +328,7 @@ impl Stream {
             mtu,
             delivery: Delivery::default(),
             batch: AckBatch::default(),
+            blind_acks: 0,
             timers: Timers::default(),
             closed: None,
             detached: false,
@@ -396,7 +401,8 @@ impl Stream {
     }
 
     fn write_limit(&self) -> usize {
-        let window = self.bbr.window() as usize * self.mtu.payload();
+        // Twice the window: while a loss is repaired, another window's worth is sent and arrives behind it.
+        let window = 2 * self.bbr.window() as usize * self.mtu.payload();
         BACKLOG + window.min(self.peer_window as usize).min(MAX_IN_FLIGHT_BYTES)
     }
 
@@ -425,9 +431,9 @@ impl Stream {
         self.finishing
     }
 
-    /// Whether the peer has everything we wrote and our END.
+    /// Whether the peer has everything we wrote, and our END (or it said nothing about the END alone, after its own).
     pub fn is_finished(&self) -> bool {
-        self.end_acked
+        self.end_acked || (self.closed.is_none() && self.only_end_unanswered())
     }
 
     /// Copies received bytes out, in order.
@@ -499,7 +505,7 @@ impl Stream {
         if self.closed.is_some() || self.detached {
             return;
         }
-        if self.end_acked && self.receiver.unread() == 0 {
+        if self.is_finished() && self.receiver.unread() == 0 {
             self.detached = true;
             self.receiver.discard();
             self.timers.linger = Some(now + DETACHED);

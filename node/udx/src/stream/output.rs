@@ -77,16 +77,28 @@ impl Stream {
         let header = self.header(remote, Flags::SACK);
         let start = out.len();
         out.extend_from_slice(&header.encode());
-        for range in self.receiver.held_ranges().take(MAX_SACK_BLOCKS) {
+        for range in self.receiver.held_ranges(MAX_SACK_BLOCKS) {
             out.extend_from_slice(&(range.start as u32).to_le_bytes());
             out.extend_from_slice(&(range.end as u32).to_le_bytes());
         }
         self.sent_packet(remote, out.len() - start)
     }
 
-    /// Probes the tail with new bytes if there are any, else with the last packet; no window holds it back.
+    /// Probes the tail with new bytes if there are any, else with the last packet; during repair with the oldest packet that
+    /// flies. No window holds it back.
     fn emit_tail_probe(&mut self, now: Micros, remote: Remote, out: &mut Vec<u8>) -> Option<Transmit> {
         self.counters.tail_probes += 1;
+        if self.is_repairing() {
+            let oldest = self
+                .board
+                .packets()
+                .find(|(_, sent)| sent.fate == Fate::InFlight)?
+                .0;
+            self.tail_probe.in_flight_until = Some(oldest + 1);
+            self.tail_probe.retransmission = true;
+            self.tail_probe.permitted = false;
+            return Some(self.emit_again(now, oldest, out));
+        }
         if self.has_new() {
             let transmit = self.push_new(now, remote, false, out);
             self.tail_probe.in_flight_until = Some(self.board.next());
@@ -111,8 +123,12 @@ impl Stream {
     /// Retransmissions ignore the peer's window: it may have shrunk under packets it allowed.
     fn emit_lost(&mut self, now: Micros, out: &mut Vec<u8>) -> Option<Transmit> {
         let seq = self.board.next_lost()?;
-        if self.board.in_flight() >= self.bbr.window() || !self.pace(now) {
+        let over = self.board.in_flight() >= self.bbr.window();
+        if (over && self.blind_acks == 0) || !self.pace(now) {
             return None;
+        }
+        if over {
+            self.blind_acks -= 1;
         }
         Some(self.emit_again(now, seq, out))
     }
@@ -184,14 +200,20 @@ impl Stream {
     }
 
     fn has_new(&self) -> bool {
-        (self.buffer.unsent() > 0 || (self.finishing && !self.end_sent))
+        (self.buffer.unsent() > 0 || self.may_end())
             && self.board.next() - self.board.acked() < MAX_OUTSTANDING
+    }
+
+    /// Once the peer has ended, our END is its leave to forget the stream: it waits until our bytes are acknowledged,
+    /// so that nobody has to wonder about them.
+    fn may_end(&self) -> bool {
+        self.finishing && !self.end_sent && (self.board.is_empty() || !self.receiver.ended())
     }
 
     fn emit_new(&mut self, now: Micros, remote: Remote, out: &mut Vec<u8>) -> Option<Transmit> {
         let in_flight = self.board.in_flight();
         if !self.has_new() {
-            if in_flight < self.bbr.window() {
+            if in_flight < self.bbr.window() && self.board.next_lost().is_none() {
                 // The application, not the path, is the limit.
                 self.delivery.app_limited_until = Some(self.delivery.delivered + u64::from(in_flight));
             }
@@ -243,7 +265,8 @@ impl Stream {
         }
         let (delivered, delivered_at, first_sent_at) = self.rate_state(now);
         let offset = self.buffer.take(len);
-        let end = self.finishing && self.buffer.unsent() == 0;
+        // Alone, see `only_end_unanswered`.
+        let end = self.finishing && len == 0;
         self.end_sent |= end;
         let seq = self.board.next();
         let sent = Sent {

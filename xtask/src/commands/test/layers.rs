@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use cumulet_e2e::cluster::Cluster;
+use cumulet_e2e::image::Architecture;
+use cumulet_e2e::product;
 use cumulet_e2e::progress::Progress;
 use cumulet_e2e::stage::{self, Images};
 use cumulet_e2e::tools::{self, go, wheels};
@@ -160,6 +162,27 @@ pub(super) fn docs(summary: &mut Summary, progress: &Progress) {
     });
 }
 
+/// The other processor's build, tried under emulation; the machine's own is what the cluster runs.
+pub(super) fn image(summary: &mut Summary, progress: &Progress) {
+    let lacking = [("apt-get", "apt-get"), ("python3", "python3 with pip")];
+    if let Some((_, what)) = lacking
+        .iter()
+        .find(|(program, _)| process::find(program).is_none())
+    {
+        return summary.missing(progress, "image", what);
+    }
+    summary.check(
+        progress,
+        "cumulet-node for the other processor, under emulation",
+        || {
+            product::try_out(match Architecture::host()? {
+                Architecture::Amd64 => Architecture::Arm64,
+                Architecture::Arm64 => Architecture::Amd64,
+            })
+        },
+    );
+}
+
 pub(super) fn e2e(summary: &mut Summary, progress: &Progress, keep_cluster: bool, only: Option<&str>) {
     let lacking = [
         ("go", "the Go toolchain"),
@@ -274,7 +297,7 @@ fn save_logs(cluster: &Cluster, progress: &Progress) {
                 "logs",
                 "-n",
                 stage::OPERATOR_NAMESPACE,
-                "deployment/cumulet",
+                "deployment/cumulet-operator",
                 "--tail",
                 "2000",
             ],

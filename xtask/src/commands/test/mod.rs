@@ -27,12 +27,14 @@ enum Layer {
     Chart,
     /// The documentation.
     Docs,
+    /// Static executables for the other processor.
+    Image,
     /// On a real Kubernetes.
     E2e,
 }
 
 impl Layer {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Unit,
         Self::Interop,
         Self::Sim,
@@ -40,6 +42,7 @@ impl Layer {
         Self::Chart,
         Self::Docs,
         Self::E2e,
+        Self::Image,
     ];
 }
 
@@ -75,6 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             Layer::S3 => layers::nextest(&mut summary, &progress, "s3", "s3"),
             Layer::Chart => layers::chart(&mut summary, &progress),
             Layer::Docs => layers::docs(&mut summary, &progress),
+            Layer::Image => layers::image(&mut summary, &progress),
             Layer::E2e => layers::e2e(
                 &mut summary,
                 &progress,

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use self::files::failed;
 use self::index::Index;
 use self::log::{Batch, BlockPlace, Record, Sealed};
-use super::{Changes, Head, Storage, StorageError};
+use super::{Changes, Head, ImportedSegment, Storage, StorageError};
 use crate::bitfield::Bitfield;
 use crate::crypto::Hash;
 use crate::flat_tree;
@@ -102,6 +102,8 @@ pub struct DiskStorage {
     /// Bytes that were cut from a torn log when it was opened.
     cut_bytes: u64,
     closed: bool,
+    /// Log length below which it is not worth looking for something to seal.
+    look_again_at: u64,
     /// Why the last sealing or compaction failed, and the log length at which it is tried again.
     maintenance: Option<(StorageError, u64)>,
 }
@@ -147,6 +149,7 @@ impl DiskStorage {
             dirty: None,
             cut_bytes: 0,
             closed: scan.damage.is_some(),
+            look_again_at: 0,
             maintenance: None,
         };
         if !storage.closed {
@@ -421,6 +424,45 @@ impl Storage for DiskStorage {
         self.dirty = None;
         self.remove_dropped();
         written
+    }
+
+    fn content_cipher(&self) -> Option<&ContentCipher> {
+        self.cipher.as_ref()
+    }
+
+    fn sealed_segment(&self, id: SegmentId) -> Result<Option<(u64, Bytes)>, StorageError> {
+        let Some(sealed) = self.index.whole_segment(id) else {
+            return Ok(None);
+        };
+        Ok(Some((sealed.fork, self.segment_bytes(sealed)?)))
+    }
+
+    fn import(&mut self, segment: ImportedSegment) -> Result<(), StorageError> {
+        if self.closed {
+            return Err(StorageError::Closed);
+        }
+        let (place, blocks) = (segment.place, segment.place.id.blocks());
+        // As a file only if it covers no larger segment's place; otherwise what is missing goes to the log.
+        let fits = self
+            .index
+            .segment_of_block(blocks.start)
+            .is_none_or(|sealed| sealed.id.level < place.id.level);
+        match &segment.bytes {
+            Some(bytes) if fits => {
+                let encrypted = self.cipher.is_some();
+                let sealed = Sealed {
+                    id: place.id,
+                    fork: place.fork,
+                    encrypted,
+                    hollow: false,
+                };
+                self.put_segment(sealed, bytes, segment.decoded.nodes, &segment.decoded.root)
+            }
+            _ => {
+                let changes = segment.into_changes(&self.index.bitfield);
+                self.apply(changes)
+            }
+        }
     }
 }
 

@@ -7,9 +7,11 @@ use bytes::Bytes;
 use super::log::{self, Batch, BlockPlace, Record, Sealed};
 use super::sidecar;
 use super::{DiskStorage, Storage, StorageError};
+use crate::flat_tree;
 use crate::node::Node;
 use crate::segment::cut::is_settled;
-use crate::segment::{Decoded, Header, Held, SegmentId, cut, decode, encode, open_block};
+use crate::segment::format::encode_hashed;
+use crate::segment::{Header, Held, SegmentId, cut, decode, open_block};
 
 impl DiskStorage {
     /// Seals and compacts as the limits say. Failures do not touch what was stored; they are kept for
@@ -28,14 +30,18 @@ impl DiskStorage {
 
     fn try_maintain(&mut self) -> Result<(), StorageError> {
         let in_log = self.index.live_block_bytes;
-        if in_log > self.limits.seal_bytes || self.index.node_count() > self.limits.seal_nodes {
+        let full = in_log > self.limits.seal_bytes || self.index.node_count() > self.limits.seal_nodes;
+        // What cannot be sealed yet is not looked at again with every change.
+        if full && self.log_bytes >= self.look_again_at {
             for id in self.sealable(in_log > self.limits.spill_bytes)? {
                 self.seal(id)?;
             }
+            self.look_again_at = self.log_bytes + self.limits.seal_bytes / 8;
         }
         let live = self.index.live_bytes();
         if self.log_bytes > 2 * live + self.limits.dead_bytes {
             self.compact()?;
+            self.look_again_at = self.log_bytes + self.limits.seal_bytes / 8;
         }
         Ok(())
     }
@@ -91,17 +97,20 @@ impl DiskStorage {
             encrypted,
             hollow: false,
         };
-        let encoded = encode(&self.place(&sealed), self.cipher.as_ref(), &blocks)
-            .map_err(|_| damaged("blocks that do not fit a segment", &self.log, 0))?;
-        let top = self.node(id.node())?;
-        if top != Some(encoded.root) {
-            return Err(damaged(
-                "blocks that do not have their subtree's hash",
-                &self.log,
-                0,
-            ));
+        let mut nodes = Vec::with_capacity(2 << id.level);
+        for index in flat_tree::left_span(id.node())..=flat_tree::right_span(id.node()) {
+            nodes.extend(self.node(index)?);
         }
-        self.put_segment(sealed, &encoded.bytes, &encoded.root)
+        let top = nodes.iter().find(|node| node.index == id.node()).copied();
+        let unproven = || damaged("blocks without their subtree's nodes", &self.log, 0);
+        let top = top
+            .filter(|_| nodes.len() + 1 == 2 << id.level)
+            .ok_or_else(unproven)?;
+        // Each block was hashed when it came, and its checksum was right just now.
+        let leaves: Vec<Node> = nodes.iter().step_by(2).copied().collect();
+        let encoded = encode_hashed(&self.place(&sealed), self.cipher.as_ref(), &blocks, &leaves, top)
+            .map_err(|_| damaged("blocks that do not fit a segment", &self.log, 0))?;
+        self.put_segment(sealed, &encoded.bytes, nodes, &encoded.root)
     }
 
     /// Writes the files of a segment whose content was checked, then the record that makes them count.
@@ -109,11 +118,11 @@ impl DiskStorage {
         &mut self,
         sealed: Sealed,
         bytes: &Bytes,
+        nodes: Vec<Node>,
         top: &Node,
     ) -> Result<(), StorageError> {
-        let path = self.segment_path(&sealed);
-        self.files.write_whole(&path, &[bytes])?;
-        self.write_sidecar(&sealed, bytes)?;
+        self.files.write_whole(&self.segment_path(&sealed), &[bytes])?;
+        self.write_sidecar(&sealed, bytes, nodes)?;
         self.files.sync_dir(&self.dir.join("segments"))?;
         let mut batch = Batch::new(self.generation);
         batch.nodes([top]);
@@ -125,35 +134,28 @@ impl DiskStorage {
         Ok(())
     }
 
-    /// Makes a segment's sidecar from its bytes, which it decodes and so checks whole.
-    fn write_sidecar(&self, sealed: &Sealed, bytes: &Bytes) -> Result<Decoded, StorageError> {
-        let path = self.segment_path(sealed);
-        let cipher = self.cipher.as_ref().filter(|_| sealed.encrypted);
-        let broken = |_| damaged("a segment", &path, 0);
-        let header = Header::decode(bytes).map_err(broken)?;
-        let mut decoded = decode(bytes, &self.place(sealed), cipher).map_err(broken)?;
-        let nodes = std::mem::take(&mut decoded.nodes);
-        let side = sidecar::encode(bytes, &header, nodes).ok_or_else(|| damaged("a segment", &path, 0))?;
-        self.files.write_whole(&self.sidecar_path(sealed), &[&side])?;
-        Ok(decoded)
+    fn write_sidecar(&self, sealed: &Sealed, bytes: &Bytes, nodes: Vec<Node>) -> Result<(), StorageError> {
+        let broken = || damaged("a segment", &self.segment_path(sealed), 0);
+        let header = Header::decode(bytes).map_err(|_| broken())?;
+        let side = sidecar::encode(bytes, &header, nodes).ok_or_else(broken)?;
+        self.files.write_whole(&self.sidecar_path(sealed), &[&side])
     }
 
     /// Makes a missing or damaged sidecar again; an error means that the segment itself is damaged.
     fn repair_sidecar(&self, sealed: &Sealed) -> Result<(), StorageError> {
+        let path = self.segment_path(sealed);
         let bytes = self.segment_bytes(sealed)?;
-        let decoded = self.write_sidecar(sealed, &bytes)?;
+        let cipher = self.cipher.as_ref().filter(|_| sealed.encrypted);
+        let decoded =
+            decode(&bytes, &self.place(sealed), cipher).map_err(|_| damaged("a segment", &path, 0))?;
         if self
             .index
             .node(sealed.id.node())
             .is_some_and(|top| top != decoded.root)
         {
-            return Err(damaged(
-                "a segment of another tree",
-                &self.segment_path(sealed),
-                0,
-            ));
+            return Err(damaged("a segment of another tree", &path, 0));
         }
-        Ok(())
+        self.write_sidecar(sealed, &bytes, decoded.nodes)
     }
 
     pub(super) fn segment_bytes(&self, sealed: &Sealed) -> Result<Bytes, StorageError> {
