@@ -10,17 +10,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use cumulet_api::{Condition, ConditionStatus};
-use cumulet_backup::core::{CoreSource, SharedCore, StorageTarget};
+use cumulet_backup::core::{CoreSource, CoreTarget, LockedCore, SharedCore};
 use cumulet_backup::plan::ChangeMark;
 use cumulet_backup::restore::{RestoreError, RestoreProgress, Restorer, Until};
 use cumulet_backup::retry::Patience;
 use cumulet_backup::sealing::ContentKey;
 use cumulet_backup::ship::{ShipConfig, Shipper};
+use cumulet_backup::source::CoreError;
 use cumulet_backup::store::file::FileStore;
 use cumulet_backup::store::s3::{S3Config, S3Store};
 use cumulet_backup::store::{ObjectStore, StoreError};
+use cumulet_hypercore::core::Core;
 use cumulet_hypercore::corestore::{BoxedCore, Claim, CoreHandle, Corestore, CorestoreError};
-use cumulet_hypercore::crypto::{Hash, Key};
+use cumulet_hypercore::crypto::{Hash, Key, discovery_key};
 use cumulet_hypercore::storage::Storage;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -172,19 +174,20 @@ impl Backup {
     /// Fills a core that is not open from the object store, and opens it. A restore that was broken off is done again.
     /// When it fails the core is opened all the same, for peers to fill; the error says why.
     pub async fn open_core(&self, store: &Corestore, key: Key) -> Result<Opened, CorestoreError> {
-        let discovery_key = cumulet_hypercore::crypto::discovery_key(&key);
+        let discovery_key = discovery_key(&key);
         let mark = self.restoring.join(hex::encode(discovery_key));
         if !mark.exists() && store.list().await?.contains(&discovery_key) {
             return Ok(Opened { core: store.get(key).await?, restored: None });
         }
         let restored = match store.claim(key).await? {
-            Some(storage) => Some(self.restore(discovery_key, storage, &mark).await),
+            Some(storage) => Some(self.restore(key, storage, &mark).await),
             None => None,
         };
         Ok(Opened { core: store.get(key).await?, restored })
     }
 
-    async fn restore(&self, discovery_key: Hash, claim: Claim, mark: &Path) -> Result<u64, RestoreError> {
+    async fn restore(&self, key: Key, claim: Claim, mark: &Path) -> Result<u64, RestoreError> {
+        let discovery_key = discovery_key(&key);
         let found = match self.restorer.find(&discovery_key, Until::Newest).await {
             Ok(found) => found,
             Err(RestoreError::NoHead) => return Ok(0),
@@ -194,7 +197,9 @@ impl Backup {
             return Err(RestoreError::Target(error.into()));
         }
         let progress = watch::Sender::new(RestoreProgress::default());
-        let target = Arc::new(StorageTarget::new(claim));
+        let storage: Box<dyn Storage> = Box::new(claim);
+        let core = Core::open(storage, key).map_err(|error| RestoreError::Target(error.into()))?;
+        let target = Arc::new(CoreTarget(Arc::new(LockedCore::new(core))));
         let report = self.restorer.restore(&found, target, &progress).await?;
         if let Err(error) = std::fs::remove_file(mark) {
             return Err(RestoreError::Target(error.into()));
@@ -333,5 +338,20 @@ impl SharedCore for Shared {
 
     fn read<R>(&self, look: impl FnOnce(&BoxedCore) -> R) -> R {
         tokio::runtime::Handle::current().block_on(self.0.with_core(look))
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut BoxedCore) -> Result<R, CoreError>) -> Result<R, CoreError> {
+        let mut refused = None;
+        let changed = self.0.change(|core| {
+            change(core).map_err(|error| {
+                refused = Some(error);
+                CorestoreError::Closed
+            })
+        });
+        let result = tokio::runtime::Handle::current().block_on(changed);
+        match refused {
+            Some(error) => Err(error),
+            None => Ok(result?),
+        }
     }
 }
