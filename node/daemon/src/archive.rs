@@ -319,7 +319,7 @@ impl Archive {
                     // A drive whose blob core nobody has shown yet may still have files.
                     let empty = state.length == 0 && own.length <= 1;
                     match wanted {
-                        Some(wanted) => state.held_blocks >= wanted,
+                        Some(wanted) => (empty || state.length > 0) && state.held_blocks >= wanted,
                         None => empty || (state.length > 0 && state.held_blocks >= state.length),
                     }
                 }
