@@ -16,8 +16,9 @@ use cumulet_hypercore::core::Core;
 use cumulet_hypercore::crypto::{Key, KeyPair, discovery_key};
 use cumulet_hypercore::manifest::Manifest;
 use cumulet_hypercore::messages::{Request, RequestBlock, RequestUpgrade};
-use cumulet_hypercore::storage::{Changes, Head, MemoryStorage, Storage};
-use model::{Ship, restorer};
+use cumulet_hypercore::segment::ContentCipher;
+use cumulet_hypercore::storage::{Changes, DiskOptions, DiskStorage, Head, MemoryStorage, Storage};
+use model::{Ship, content_key, contents, restorer};
 use proptest::prelude::*;
 
 fn writer(seed: u8) -> Core<MemoryStorage> {
@@ -39,7 +40,7 @@ fn append(core: &mut Core<MemoryStorage>, count: u64) {
         .unwrap();
 }
 
-async fn ship(store: &Arc<dyn ObjectStore>, core: &Arc<LockedCore<MemoryStorage>>) {
+async fn ship<S: Storage + 'static>(store: &Arc<dyn ObjectStore>, core: &Arc<LockedCore<S>>) {
     let ship = Ship::new(store.clone(), Duration::from_secs(5));
     ship.shipper.add(Arc::new(CoreSource(core.clone())));
     ship.shipper.flush().await.unwrap();
@@ -53,9 +54,7 @@ async fn try_restore<S: Storage + 'static>(
     let (key, core) = (*core.key(), Arc::new(LockedCore::new(core)));
     let found = restorer(store).find(&discovery_key(&key), Until::Newest).await?;
     let progress = tokio::sync::watch::Sender::new(RestoreProgress::default());
-    let report = restorer(store)
-        .restore(&found, Arc::new(CoreTarget(core.clone())), &progress)
-        .await?;
+    let report = restorer(store).restore(&found, target, &progress).await?;
     // Opened anew, so that what the storage has is what counts.
     let storage = Arc::into_inner(core).unwrap().into_core().into_storage();
     Ok((report, Core::open(storage, key).unwrap()))
@@ -67,7 +66,7 @@ async fn restore(store: &Arc<dyn ObjectStore>, key: Key) -> (RestoreReport, Core
         .unwrap()
 }
 
-fn same<S: Storage>(restored: &Core<S>, core: &Core<MemoryStorage>) {
+fn same<S: Storage, T: Storage>(restored: &Core<S>, core: &Core<T>) {
     assert_eq!((restored.length(), restored.fork()), (core.length(), core.fork()));
     assert_eq!(
         (restored.roots(), restored.signature()),
@@ -196,6 +195,48 @@ async fn a_storage_with_another_history_is_not_papered_over() {
     ship(&test.store, &Arc::new(LockedCore::new(core))).await;
     let error = try_restore(&test.store, twin).await.err().unwrap();
     assert!(error.to_string().contains("two histories"), "{error}");
+}
+
+#[tokio::test]
+async fn cores_on_disk_are_shipped_and_restored_as_the_very_files_whatever_their_encryption() {
+    let [memory_store, disk_store] = [stores::file(), stores::file()];
+    let mut core = writer(1);
+    for round in 0..20_u8 {
+        core.append_batch(vec![
+            Bytes::from(vec![round; 1 << 20]),
+            Bytes::from(vec![round; 9]),
+        ])
+        .unwrap();
+    }
+    let key = *core.key();
+    let memory = Arc::new(LockedCore::new(core));
+    ship(&memory_store.store, &memory).await;
+    let shipped = contents(memory_store.store.as_ref()).await;
+    for cipher in [
+        None,
+        Some(ContentCipher::new(content_key().as_bytes())),
+        Some(ContentCipher::new(&[9; 32])),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let options = DiskOptions {
+            cipher,
+            ..DiskOptions::default()
+        };
+        let open = || DiskStorage::open(directory.path(), discovery_key(&key), options.clone()).unwrap();
+        let empty = Core::open(open(), key).unwrap();
+        let (report, restored) = try_restore(&memory_store.store, empty).await.unwrap();
+        assert!(report.is_complete());
+        same(&restored, &memory.lock());
+        drop(restored);
+        let reopened = Core::open(open(), key).unwrap();
+        same(&reopened, &memory.lock());
+
+        ship(&disk_store.store, &Arc::new(LockedCore::new(reopened))).await;
+        assert!(
+            contents(disk_store.store.as_ref()).await == shipped,
+            "every replica makes the same objects"
+        );
+    }
 }
 
 proptest! {
