@@ -183,13 +183,19 @@ impl SecretStream {
 
     /// Takes bytes from the transport.
     pub fn receive(&mut self, bytes: &[u8]) {
-        self.receive_buffer().extend_from_slice(bytes);
+        self.input.buffer().extend_from_slice(bytes);
+        self.note_received();
     }
 
-    /// Where a driver may append received bytes directly. It must only append.
+    /// Where a driver may append received bytes directly; it must only append, and call [`note_received`](Self::note_received)
+    /// when it has.
     pub fn receive_buffer(&mut self) -> &mut BytesMut {
-        self.liveness.ticks_since_received = 0;
         self.input.buffer()
+    }
+
+    /// The peer was heard: it is not silent.
+    pub fn note_received(&mut self) {
+        self.liveness.ticks_since_received = 0;
     }
 
     /// Bytes received and not yet given out as messages.

@@ -1,12 +1,17 @@
 //! A handle on one open core.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
+use super::CorestoreError;
+use super::cell::{Abandoned, BoxedCore, Changed, Shared};
 use crate::blocks::{Blocks, BlocksError};
-use crate::corestore::CorestoreError;
+use crate::core::SeekResult;
 use crate::crypto::{Hash, Key};
 use crate::manifest::Manifest;
 
@@ -42,34 +47,65 @@ pub struct CoreStats {
     pub downloaded_bytes: u64,
 }
 
-#[derive(Debug)]
-pub(crate) struct Shared {
-    key: Key,
-    discovery_key: Hash,
-    state: watch::Sender<CoreState>,
-    durable: watch::Sender<CoreState>,
-}
-
 /// A wish for a range of blocks; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Download {
-    _core: CoreHandle,
+    core: CoreHandle,
+    id: u64,
+    blocks: Range<u64>,
+    durable: watch::Receiver<CoreState>,
 }
 
 impl Download {
-    /// Waits until all blocks of the range are held and durable.
+    /// Waits until all blocks of the range that exist are held and durable. For an empty core whose length is not known
+    /// yet that is at once: [`CoreHandle::update`] first.
     ///
     /// # Errors
     /// [`BlocksError::Closed`] if the core is closed first.
     pub async fn done(&mut self) -> Result<(), BlocksError> {
-        Err(BlocksError::Closed)
+        loop {
+            let state = *self.durable.borrow_and_update();
+            let end = self.blocks.end.min(self.core.state().length);
+            if state.contiguous_length >= end {
+                return Ok(());
+            }
+            let held = self
+                .core
+                .with_core(|core| core.bitfield().contains_range(self.blocks.start..end))
+                .await;
+            if held && self.core.state().generation == state.generation {
+                return Ok(());
+            }
+            tokio::select! {
+                changed = self.durable.changed() => changed.map_err(|_| BlocksError::Closed)?,
+                () = self.core.shared.closed.cancelled() => return Err(BlocksError::Closed),
+            }
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        self.core.shared.abandon(Abandoned::Download(self.id));
+    }
+}
+
+/// Notes that a block is not waited for any more, however the waiting ends.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    index: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.shared.abandon(Abandoned::Block(self.index));
     }
 }
 
 /// One open core; clones share it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct CoreHandle {
-    shared: std::sync::Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl CoreHandle {
@@ -98,50 +134,203 @@ impl CoreHandle {
         self.shared.durable.subscribe()
     }
 
+    /// Whether the store has closed or removed the core.
+    pub fn is_closed(&self) -> bool {
+        self.shared.closed.is_cancelled()
+    }
+
     /// Traffic so far.
     pub async fn stats(&self) -> CoreStats {
-        CoreStats::default()
+        self.shared.lock().await.stats
     }
 
     /// The manifest, if it is known yet.
     pub async fn manifest(&self) -> Option<Manifest> {
-        None
+        self.with_core(|core| core.manifest().cloned()).await
+    }
+
+    /// Looks at the core itself: nodes, roots, proofs, bitfield. `look` must be quick: replication waits for it.
+    pub async fn with_core<R>(&self, look: impl FnOnce(&BoxedCore) -> R) -> R {
+        look(self.shared.lock().await.replica.core())
+    }
+
+    /// Changes the core itself, as a restore does with verified proofs: durable when it returns, and peers are told.
+    ///
+    /// # Errors
+    /// Those of `change`; [`CorestoreError::Storage`] if it can't be made durable.
+    pub async fn change<R, E: Into<CorestoreError>>(
+        &self,
+        change: impl FnOnce(&mut BoxedCore) -> Result<R, E>,
+    ) -> Result<R, CorestoreError> {
+        let mut result = None;
+        let changed = |core: &mut BoxedCore| {
+            result = Some(change(core)?);
+            Ok::<_, E>(Changed {
+                added: 0..core.length(),
+                dropped: 0..0,
+            })
+        };
+        self.shared.change(changed).await?;
+        result.ok_or(CorestoreError::Closed)
     }
 
     /// A block that is held here; no peer is asked.
-    pub async fn get_local(&self, _index: u64) -> Result<Option<Bytes>, CorestoreError> {
-        Err(CorestoreError::NotBuilt("read blocks"))
+    ///
+    /// # Errors
+    /// [`CorestoreError::Storage`].
+    pub async fn get_local(&self, index: u64) -> Result<Option<Bytes>, CorestoreError> {
+        Ok(self.with_core(|core| core.get(index)).await?)
     }
 
     /// Whether a block is held here.
-    pub async fn has(&self, _index: u64) -> bool {
-        false
+    pub async fn has(&self, index: u64) -> bool {
+        self.with_core(|core| core.has(index)).await
     }
 
     /// Appends blocks to a writable core; durable when it returns. Returns the new length.
-    pub async fn append(&self, _blocks: Vec<Bytes>) -> Result<u64, CorestoreError> {
-        Err(CorestoreError::NotBuilt("append blocks"))
+    ///
+    /// # Errors
+    /// [`CorestoreError::Write`] if the core is not writable or a block is too large, or [`CorestoreError::Storage`].
+    pub async fn append(&self, blocks: Vec<Bytes>) -> Result<u64, CorestoreError> {
+        let append = |core: &mut BoxedCore| {
+            let added = core.append_batch(blocks)?;
+            Ok::<_, crate::core::WriteError>(Changed { added, dropped: 0..0 })
+        };
+        Ok(self.shared.change(append).await?.replica.core().length())
     }
 
     /// Cuts a writable core to `length` blocks, as its next fork.
-    pub async fn truncate(&self, _length: u64) -> Result<(), CorestoreError> {
-        Err(CorestoreError::NotBuilt("truncate cores"))
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub async fn truncate(&self, length: u64) -> Result<(), CorestoreError> {
+        let truncate = |core: &mut BoxedCore| {
+            let dropped = length..core.length();
+            core.truncate(length, None)?;
+            Ok::<_, crate::core::WriteError>(Changed { added: 0..0, dropped })
+        };
+        self.shared.change(truncate).await.map(drop)
     }
 
     /// Forgets blocks but keeps their place in the tree.
-    pub async fn clear(&self, _blocks: Range<u64>) -> Result<(), CorestoreError> {
-        Err(CorestoreError::NotBuilt("clear blocks"))
+    ///
+    /// # Errors
+    /// [`CorestoreError::Storage`].
+    pub async fn clear(&self, blocks: Range<u64>) -> Result<(), CorestoreError> {
+        let clear = |core: &mut BoxedCore| {
+            core.clear(blocks.clone())?;
+            Ok::<_, crate::storage::StorageError>(Changed {
+                added: 0..0,
+                dropped: blocks.clone(),
+            })
+        };
+        self.shared.change(clear).await.map(drop)
     }
 
-    /// Asks the peers for a longer core, and waits for their answers up to the store's read timeout.
-    /// Returns whether the core grew.
+    /// Waits until the core is as long as the longest that a peer claims, up to the store's read timeout. Without peers it
+    /// waits for one. Returns whether the core grew.
+    ///
+    /// # Errors
+    /// [`CorestoreError::Closed`] if the core is closed meanwhile.
     pub async fn update(&self) -> Result<bool, CorestoreError> {
-        Err(CorestoreError::NotBuilt("ask peers"))
+        let (mut state, mut activity) = (self.watch(), self.shared.activity.subscribe());
+        let before = state.borrow().length;
+        let grown = async {
+            loop {
+                let claimed = {
+                    let cell = self.shared.lock().await;
+                    state.borrow_and_update();
+                    activity.borrow_and_update();
+                    cell.replicator.claimed_length(&cell.replica)
+                };
+                if claimed.is_some_and(|claimed| claimed <= self.state().length) {
+                    return;
+                }
+                tokio::select! {
+                    _ = state.changed() => {}
+                    _ = activity.changed() => {}
+                    () = self.shared.closed.cancelled() => return,
+                }
+            }
+        };
+        // Too late is an answer too: the core did not grow.
+        let _ = timeout(self.shared.config.read_timeout, grown).await;
+        if self.is_closed() {
+            Err(CorestoreError::Closed)
+        } else {
+            Ok(self.state().length > before)
+        }
     }
 
     /// Wants a range of blocks, now and as the core grows (`0..u64::MAX` follows it), until the returned value is dropped.
-    pub async fn download(&self, _blocks: Range<u64>) -> Download {
-        Download { _core: self.clone() }
+    pub async fn download(&self, blocks: Range<u64>) -> Download {
+        let mut cell = self.shared.lock().await;
+        let id = cell.add_download(blocks.clone(), Instant::now());
+        cell.pump(&self.shared);
+        Download {
+            core: self.clone(),
+            id,
+            blocks,
+            durable: self.watch_durable(),
+        }
+    }
+
+    /// As [`Blocks::seek`], for blocks with `padding` bytes in front that are not counted (8 on encrypted cores).
+    ///
+    /// # Errors
+    /// Those of [`Blocks::seek`].
+    pub async fn seek_padded(&self, byte_offset: u64, padding: u64) -> Result<(u64, u64), BlocksError> {
+        let mut activity = self.shared.activity.subscribe();
+        let found = async {
+            loop {
+                let mut cell = self.shared.lock().await;
+                activity.borrow_and_update();
+                let result = cell.replica.core().seek(byte_offset, padding);
+                match result.map_err(|source| failed(byte_offset, source))? {
+                    SeekResult::Found { block, offset } => {
+                        cell.replicator.cancel_seek(byte_offset, padding);
+                        return Ok((block, offset));
+                    }
+                    SeekResult::Beyond => {
+                        cell.replicator.cancel_seek(byte_offset, padding);
+                        let length = cell.replica.core().length();
+                        return Err(BlocksError::OutOfRange {
+                            index: byte_offset,
+                            length,
+                        });
+                    }
+                    SeekResult::Within { .. } => {
+                        let crate::corestore::cell::Cell {
+                            replicator, replica, ..
+                        } = &mut *cell;
+                        replicator.want_seek(byte_offset, padding, replica, Instant::now());
+                        cell.pump(&self.shared);
+                    }
+                }
+                drop(cell);
+                tokio::select! {
+                    _ = activity.changed() => {}
+                    () = self.shared.closed.cancelled() => return Err(BlocksError::Closed),
+                }
+            }
+        };
+        let result = timeout(self.shared.config.read_timeout, found).await;
+        result.unwrap_or(Err(BlocksError::NotAvailable { index: byte_offset }))
+    }
+}
+
+impl std::fmt::Debug for CoreHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CoreHandle")
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+fn failed(index: u64, source: impl std::error::Error + Send + Sync + 'static) -> BlocksError {
+    BlocksError::Failed {
+        index,
+        source: Box::new(source),
     }
 }
 
@@ -150,11 +339,48 @@ impl Blocks for CoreHandle {
         self.state().length
     }
 
-    async fn get(&self, _index: u64) -> Result<Bytes, BlocksError> {
-        Err(BlocksError::Closed)
+    async fn get(&self, index: u64) -> Result<Bytes, BlocksError> {
+        let mut cell = self.shared.lock().await;
+        let length = cell.replica.core().length();
+        if index >= length {
+            return Err(BlocksError::OutOfRange { index, length });
+        }
+        if let Some(block) = cell
+            .replica
+            .core()
+            .get(index)
+            .map_err(|error| failed(index, error))?
+        {
+            return Ok(block);
+        }
+        if self.is_closed() {
+            return Err(BlocksError::Closed);
+        }
+        let stored = cell.wait_for_block(index, Instant::now());
+        cell.pump(&self.shared);
+        drop(cell);
+        let waiting = Waiting {
+            shared: &self.shared,
+            index,
+        };
+        tokio::select! {
+            stored = timeout(self.shared.config.read_timeout, stored) => {
+                if !matches!(stored, Ok(Ok(()))) {
+                    return Err(BlocksError::NotAvailable { index });
+                }
+            }
+            () = self.shared.closed.cancelled() => return Err(BlocksError::Closed),
+        }
+        drop(waiting);
+        let block = self
+            .with_core(|core| core.get(index))
+            .await
+            .map_err(|error| failed(index, error))?;
+        // Gone again if a reorganisation came between.
+        block.ok_or(BlocksError::NotAvailable { index })
     }
 
-    async fn seek(&self, _byte_offset: u64) -> Result<(u64, u64), BlocksError> {
-        Err(BlocksError::Closed)
+    async fn seek(&self, byte_offset: u64) -> Result<(u64, u64), BlocksError> {
+        self.seek_padded(byte_offset, 0).await
     }
 }

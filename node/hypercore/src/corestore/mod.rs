@@ -1,26 +1,52 @@
 //! Many cores in one directory, opened by key or on a peer's request by discovery key.
 //!
 //! A [`Corestore`] holds each open core once, behind one lock, with the state of its replication; [`CoreHandle`]s share it.
-//! It starts no tasks but those that [`crate::driver::replicate`] runs inside its own future.
+//! Cores that were asked for here are offered on every connection; those that only a peer asked for are opened for it and
+//! closed when no connection and no handle needs them any more.
+//!
+//! It starts no tasks: [`crate::driver::replicate`] does all work inside its own future, commits included. What was
+//! received on a connection and not committed when its future is dropped becomes durable with the core's next commit, or
+//! with [`Corestore::close`].
 
+pub(crate) mod cell;
 mod handle;
+mod key_file;
+pub(crate) mod outbox;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::crypto::{Hash, Key, KeyPair};
-use crate::manifest::Manifest;
+use tokio::sync::Mutex;
 
+use crate::core::{Core, OpenError, WriteError};
+use crate::crypto::{Hash, Key, KeyPair, discovery_key};
+use crate::manifest::Manifest;
+use crate::replication::PeerId;
+use crate::storage::{DiskOptions, DiskStorage, MemoryStorage, Storage, StorageError};
+
+use cell::Shared;
+use key_file::CorePaths;
+use outbox::Outbox;
+
+pub use cell::BoxedCore;
 pub use handle::{CoreHandle, CoreState, CoreStats, Download};
 
+/// Requests in flight per peer and core: with blocks of 64 KiB this fills a path of 8 MiB, and of a larger one the peer's own
+/// queue is full.
+pub(crate) const IN_FLIGHT: usize = 128;
+
 /// How a store behaves.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct CorestoreConfig {
     /// How long a read waits for peers before [`crate::blocks::BlocksError::NotAvailable`].
     pub read_timeout: Duration,
     /// How long received blocks may wait to be made durable, together with others.
     pub commit_interval: Duration,
+    /// How cores are kept on disk.
+    pub disk: DiskOptions,
 }
 
 impl Default for CorestoreConfig {
@@ -28,6 +54,7 @@ impl Default for CorestoreConfig {
         Self {
             read_timeout: Duration::from_secs(30),
             commit_interval: Duration::from_millis(50),
+            disk: DiskOptions::default(),
         }
     }
 }
@@ -35,47 +62,79 @@ impl Default for CorestoreConfig {
 /// Why a store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum CorestoreError {
-    /// This part of the store is not built yet.
-    #[error("the store can not {0} yet")]
-    NotBuilt(&'static str),
+    /// The core could not be opened or made.
+    #[error("failed to open core")]
+    Open(#[from] OpenError),
+    /// The core refused the change.
+    #[error("failed to write core")]
+    Write(#[from] WriteError),
+    /// The proof was refused.
+    #[error("failed to take proof")]
+    Verify(#[from] crate::core::VerifyError),
+    /// The storage failed.
+    #[error("failed to use the core's storage")]
+    Storage(#[from] StorageError),
+    /// The store's directory could not be read or changed.
+    #[error("failed to {action} {}", path.display())]
+    Directory {
+        /// What was tried.
+        action: &'static str,
+        /// On which directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The core or the store was closed.
+    #[error("the core is closed")]
+    Closed,
 }
 
 /// Where cores are kept.
-#[derive(Debug, Clone)]
 enum Place {
     Memory,
+    /// A core lies in `<two hex digits>/<discovery key in hex>`: few enough entries per directory for any file system.
     Directory(PathBuf),
 }
 
-#[derive(Debug)]
 struct Inner {
     place: Place,
     config: CorestoreConfig,
+    /// Open cores. Locked while one is opened, so that none is opened twice.
+    cores: Mutex<Option<HashMap<Hash, Arc<Shared>>>>,
+    connections: StdMutex<Vec<Weak<Outbox>>>,
+    next_peer: AtomicU64,
 }
 
 /// Many cores; clones share them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Corestore {
     inner: Arc<Inner>,
 }
 
 impl Corestore {
     /// The store in `directory`, which is made if it is missing. One process at a time.
+    ///
+    /// # Errors
+    /// [`CorestoreError::Directory`] if it can't be made.
     pub fn open(directory: &Path, config: CorestoreConfig) -> Result<Self, CorestoreError> {
-        Ok(Self {
-            inner: Arc::new(Inner {
-                place: Place::Directory(directory.to_owned()),
-                config,
-            }),
-        })
+        std::fs::create_dir_all(directory).map_err(failed("create", directory))?;
+        Ok(Self::new(Place::Directory(directory.to_owned()), config))
     }
 
-    /// A store that is gone with the process.
+    /// A store that is gone with the process. It keeps all its cores open.
     pub fn in_memory(config: CorestoreConfig) -> Self {
+        Self::new(Place::Memory, config)
+    }
+
+    fn new(place: Place, config: CorestoreConfig) -> Self {
         Self {
             inner: Arc::new(Inner {
-                place: Place::Memory,
+                place,
                 config,
+                cores: Mutex::new(Some(HashMap::new())),
+                connections: StdMutex::default(),
+                next_peer: AtomicU64::new(1),
             }),
         }
     }
@@ -85,37 +144,264 @@ impl Corestore {
         &self.inner.config
     }
 
-    /// The core of `key`, made as an empty replica if the store does not hold it.
-    pub async fn get(&self, _key: Key) -> Result<CoreHandle, CorestoreError> {
-        Err(CorestoreError::NotBuilt("open cores"))
+    /// The core of `key`, made as an empty replica if the store does not hold it. It is offered on all connections.
+    ///
+    /// # Errors
+    /// [`CorestoreError::Open`], [`CorestoreError::Closed`].
+    pub async fn get(&self, key: Key) -> Result<CoreHandle, CorestoreError> {
+        self.open_core(discovery_key(&key), move |storage| Core::open(storage, key), key)
+            .await
     }
 
-    /// The writable core of `manifest` (its only signer is `key_pair`), made if the store does not hold it.
+    /// The core of `manifest`, writable if `key_pair` is its only signer, made if the store does not hold it. It is offered
+    /// on all connections.
+    ///
+    /// # Errors
+    /// [`CorestoreError::Open`], [`CorestoreError::Closed`].
     pub async fn create(
         &self,
-        _manifest: Manifest,
-        _key_pair: KeyPair,
+        manifest: Manifest,
+        key_pair: Option<KeyPair>,
     ) -> Result<CoreHandle, CorestoreError> {
-        Err(CorestoreError::NotBuilt("create cores"))
+        let key = manifest.key();
+        let make = move |storage: Box<dyn Storage>| {
+            if storage.manifest().is_none() {
+                return Core::create(storage, manifest, key_pair);
+            }
+            let mut core = Core::open(storage, key)?;
+            if let Some(key_pair) = key_pair {
+                core.set_key_pair(key_pair);
+            }
+            Ok(core)
+        };
+        self.open_core(discovery_key(&key), make, key).await
     }
 
     /// The core of this discovery key, if the store holds it, open or not.
-    pub async fn find(&self, _discovery_key: &Hash) -> Result<Option<CoreHandle>, CorestoreError> {
-        Err(CorestoreError::NotBuilt("find cores"))
+    ///
+    /// # Errors
+    /// [`CorestoreError::Open`], [`CorestoreError::Closed`].
+    pub async fn find(&self, discovery_key: &Hash) -> Result<Option<CoreHandle>, CorestoreError> {
+        let shared = self.find_shared(discovery_key).await?;
+        Ok(shared.map(|shared| CoreHandle { shared }))
     }
 
-    /// Discovery keys of all cores that the store holds.
+    pub(crate) async fn find_shared(
+        &self,
+        discovery_key: &Hash,
+    ) -> Result<Option<Arc<Shared>>, CorestoreError> {
+        let mut cores = self.inner.cores.lock().await;
+        let cores = cores.as_mut().ok_or(CorestoreError::Closed)?;
+        if let Some(shared) = cores.get(discovery_key) {
+            return Ok(Some(shared.clone()));
+        }
+        let Some(paths) = self.paths_of(discovery_key) else {
+            return Ok(None);
+        };
+        let disk = self.inner.config.disk.clone();
+        let opened = blocking(move || {
+            let Some(key) = paths.read_key()? else {
+                return Ok(None);
+            };
+            Ok(Some(Core::open(open_disk(&paths, key, disk)?, key)?))
+        });
+        let Some(core) = opened.await? else {
+            return Ok(None);
+        };
+        let shared = Arc::new(Shared::new(core, self.inner.config.clone()));
+        cores.insert(*discovery_key, shared.clone());
+        Ok(Some(shared))
+    }
+
+    async fn open_core(
+        &self,
+        discovery_key: Hash,
+        make: impl FnOnce(Box<dyn Storage>) -> Result<BoxedCore, OpenError> + Send + 'static,
+        key: Key,
+    ) -> Result<CoreHandle, CorestoreError> {
+        let mut cores = self.inner.cores.lock().await;
+        let cores = cores.as_mut().ok_or(CorestoreError::Closed)?;
+        let shared = if let Some(shared) = cores.get(&discovery_key) {
+            shared.clone()
+        } else {
+            let (paths, disk) = (self.paths_of(&discovery_key), self.inner.config.disk.clone());
+            let opened = blocking(move || {
+                let storage: Box<dyn Storage> = match paths {
+                    Some(paths) => {
+                        paths.write_key(&key)?;
+                        open_disk(&paths, key, disk)?
+                    }
+                    None => Box::new(MemoryStorage::new()),
+                };
+                let mut core = make(storage)?;
+                core.flush()?;
+                Ok(core)
+            });
+            let shared = Arc::new(Shared::new(opened.await?, self.inner.config.clone()));
+            cores.insert(discovery_key, shared.clone());
+            shared
+        };
+        self.offer(&shared);
+        Ok(CoreHandle { shared })
+    }
+
+    /// Has every connection open a channel for the core, now and in the future.
+    fn offer(&self, shared: &Arc<Shared>) {
+        if shared.wanted.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        for outbox in self.connections().iter().filter_map(Weak::upgrade) {
+            outbox.attach(shared.clone());
+        }
+    }
+
+    /// Discovery keys of all cores that the store holds, in no order.
+    ///
+    /// # Errors
+    /// [`CorestoreError::Directory`], [`CorestoreError::Closed`].
     pub async fn list(&self) -> Result<Vec<Hash>, CorestoreError> {
-        Err(CorestoreError::NotBuilt("list cores"))
+        let cores = self.inner.cores.lock().await;
+        let cores = cores.as_ref().ok_or(CorestoreError::Closed)?;
+        match &self.inner.place {
+            Place::Memory => Ok(cores.keys().copied().collect()),
+            Place::Directory(root) => {
+                let root = root.clone();
+                blocking(move || list_directory(&root)).await
+            }
+        }
     }
 
-    /// Deletes a core; its handles are closed. Returns whether it was there.
-    pub async fn remove(&self, _discovery_key: &Hash) -> Result<bool, CorestoreError> {
-        Err(CorestoreError::NotBuilt("remove cores"))
+    /// Deletes a core; its handles are closed and its peers left. Returns whether it was there.
+    ///
+    /// # Errors
+    /// [`CorestoreError::Directory`] if its files can't be deleted, [`CorestoreError::Closed`].
+    pub async fn remove(&self, discovery_key: &Hash) -> Result<bool, CorestoreError> {
+        let mut cores = self.inner.cores.lock().await;
+        let cores = cores.as_mut().ok_or(CorestoreError::Closed)?;
+        let open = cores.remove(discovery_key);
+        if let Some(shared) = &open {
+            shared.closed.cancel();
+            // Whoever is changing the core now ends first.
+            drop(shared.lock().await);
+        }
+        let Some(paths) = self.paths_of(discovery_key) else {
+            return Ok(open.is_some());
+        };
+        Ok(blocking(move || paths.remove()).await? || open.is_some())
     }
 
     /// Makes everything durable and closes all handles.
+    ///
+    /// # Errors
+    /// The first [`CorestoreError::Storage`]; all cores are closed nevertheless.
     pub async fn close(&self) -> Result<(), CorestoreError> {
-        Err(CorestoreError::NotBuilt("close"))
+        let Some(cores) = self.inner.cores.lock().await.take() else {
+            return Ok(());
+        };
+        let mut result = Ok(());
+        for shared in cores.into_values() {
+            result = result.and(shared.commit().await);
+            shared.closed.cancel();
+        }
+        Ok(result?)
     }
+
+    /// The cores that a new connection opens channels for; from now on it is told of others.
+    pub(crate) async fn join(&self, outbox: &Arc<Outbox>) -> Result<Vec<Arc<Shared>>, CorestoreError> {
+        let cores = self.inner.cores.lock().await;
+        let cores = cores.as_ref().ok_or(CorestoreError::Closed)?;
+        let mut connections = self.connections();
+        connections.retain(|outbox| outbox.strong_count() > 0);
+        connections.push(Arc::downgrade(outbox));
+        Ok(cores
+            .values()
+            .filter(|shared| shared.wanted.load(Ordering::SeqCst))
+            .cloned()
+            .collect())
+    }
+
+    /// Closes a core that a connection has left, if nothing else uses it.
+    pub(crate) async fn release(&self, shared: Arc<Shared>) -> Result<(), StorageError> {
+        let result = shared.commit().await;
+        let mut cores = self.inner.cores.lock().await;
+        // The map's and ours: no handle and no connection has it, and none can get it while the map is locked.
+        let unused = Arc::strong_count(&shared) <= 2 && matches!(self.inner.place, Place::Directory(_));
+        if let (true, Some(cores)) = (unused, cores.as_mut()) {
+            cores.remove(&shared.discovery_key);
+        }
+        result
+    }
+
+    pub(crate) fn next_peer(&self) -> PeerId {
+        PeerId(self.inner.next_peer.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn connections(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Outbox>>> {
+        self.inner
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn paths_of(&self, discovery_key: &Hash) -> Option<CorePaths> {
+        match &self.inner.place {
+            Place::Memory => None,
+            Place::Directory(root) => Some(CorePaths::new(root, discovery_key)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Corestore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Corestore")
+            .field("config", &self.inner.config)
+            .finish_non_exhaustive()
+    }
+}
+
+fn open_disk(paths: &CorePaths, key: Key, options: DiskOptions) -> Result<Box<dyn Storage>, CorestoreError> {
+    Ok(Box::new(DiskStorage::open(
+        &paths.directory,
+        discovery_key(&key),
+        options,
+    )?))
+}
+
+/// Runs work that waits for a disk off the runtime's threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CorestoreError> + Send + 'static,
+) -> Result<T, CorestoreError> {
+    // Cancelled only when the runtime ends, panicked only on a defect of ours.
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| CorestoreError::Closed)?
+}
+
+fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> CorestoreError + 'a {
+    move |source| CorestoreError::Directory {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn list_directory(root: &Path) -> Result<Vec<Hash>, CorestoreError> {
+    let mut found = Vec::new();
+    for outer in std::fs::read_dir(root).map_err(failed("list", root))? {
+        let outer = outer.map_err(failed("list", root))?.path();
+        if !outer.is_dir() {
+            continue;
+        }
+        for inner in std::fs::read_dir(&outer).map_err(failed("list", &outer))? {
+            let inner = inner.map_err(failed("list", &outer))?;
+            // Anything else in there is not ours to judge.
+            let name = inner.file_name();
+            let name = name.to_str().and_then(|name| name.strip_suffix(".key"));
+            found.extend(
+                name.filter(|name| name.len() == 64)
+                    .and_then(|name| crate::key::parse(name).ok()),
+            );
+        }
+    }
+    Ok(found)
 }

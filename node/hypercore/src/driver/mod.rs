@@ -1,11 +1,34 @@
 //! Runs connections: bytes of a transport through secret stream and mux to the cores of a store, and back.
+//!
+//! One future per connection does everything for it: reading, decrypting, dispatching to cores, serving, commits, timers. It
+//! never stops reading because much is to be *sent* (two peers that both did so would wait for each other for ever): blocks are
+//! read from the core only when the connection has room for them, so requests wait as the few bytes they are. It stops reading
+//! only while what our cores have to *say* to the peer is over a budget that honest peers do not reach.
+//!
+//! A connection that fails costs nothing but itself; a core that fails costs its channels.
+
+mod connection;
+
+use std::time::{Duration, Instant};
 
 use cumulet_secret_stream::noise::{HandshakeResult, KeyPair};
-use cumulet_secret_stream::{HEADER_BYTES, Seeds, StreamError};
-use tokio::io::{AsyncRead, AsyncWrite};
+use cumulet_secret_stream::{HEADER_BYTES, KEEP_ALIVE, SecretStream, Seeds, StreamError};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::corestore::Corestore;
+use crate::corestore::{Corestore, CorestoreError};
+
+use connection::Connection;
+
+/// Encrypted bytes that may wait for the transport before blocks for it are read: enough to keep a long path busy between two
+/// turns of the loop.
+pub(crate) const OUTPUT_BUDGET_BYTES: usize = 4 << 20;
+/// What may wait in all, answers that are no blocks included, before nothing more is read: the budget and one largest frame.
+const OUTPUT_LIMIT_BYTES: usize = OUTPUT_BUDGET_BYTES + (20 << 20);
+/// Room made for each read of the transport.
+const READ_BYTES: usize = 256 * 1024;
+/// How often requests without an answer are looked at.
+const TICK: Duration = Duration::from_secs(2);
 
 /// How the secret stream of a connection begins. Seeds are fresh random bytes for each connection.
 pub enum Session {
@@ -33,12 +56,18 @@ pub enum ReplicateError {
     /// The transport failed.
     #[error("failed to carry bytes")]
     Transport(#[from] std::io::Error),
-    /// The peer broke the secret stream.
+    /// The peer broke the secret stream, or was silent for too long.
     #[error("failed to keep the secret stream")]
     Stream(#[from] StreamError),
-    /// This is not built yet.
-    #[error("the driver is not built yet")]
-    NotBuilt,
+    /// The peer broke the multiplexer's rules.
+    #[error("failed to keep the channels")]
+    Mux(#[from] cumulet_protomux::MuxError),
+    /// The peer does not take what it is told.
+    #[error("failed to tell the peer anything: it does not listen")]
+    Deaf,
+    /// The store is closed or failed.
+    #[error("failed to use the store")]
+    Store(#[from] CorestoreError),
 }
 
 /// Runs one connection until it ends or `cancel` is cancelled, replicating all cores of `store` that both sides know.
@@ -46,13 +75,85 @@ pub enum ReplicateError {
 /// # Errors
 /// [`ReplicateError`]; all of a connection's state is gone then, the store is unharmed.
 pub async fn replicate<Io>(
-    _store: Corestore,
-    _io: Io,
-    _session: Session,
-    _cancel: CancellationToken,
+    store: Corestore,
+    io: Io,
+    session: Session,
+    cancel: CancellationToken,
 ) -> Result<(), ReplicateError>
 where
     Io: AsyncRead + AsyncWrite + Send + Unpin,
 {
-    Err(ReplicateError::NotBuilt)
+    let mut stream = match session {
+        Session::Xx {
+            is_initiator,
+            key_pair,
+            seeds,
+        } => SecretStream::xx(is_initiator, key_pair, &seeds)?,
+        Session::Established {
+            handshake,
+            header_seed,
+        } => SecretStream::from_handshake(handshake, header_seed),
+    };
+    stream.set_keep_alive(KEEP_ALIVE);
+    stream.handle_timeout(Instant::now())?;
+    let mut connection = Connection::new(store, stream).await?;
+    let result = tokio::select! {
+        () = cancel.cancelled() => Ok(()),
+        result = run(&mut connection, io) => result,
+    };
+    connection.leave().await;
+    result
+}
+
+async fn run<Io>(connection: &mut Connection, io: Io) -> Result<(), ReplicateError>
+where
+    Io: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let (mut reader, mut writer) = tokio::io::split(io);
+    let mut output = bytes::Bytes::new();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        connection.turn(output.len()).await?;
+        if output.is_empty() {
+            output = connection.stream.take_output();
+        }
+        let listening = connection.is_listening(output.len());
+        let outbox = connection.outbox.clone();
+        let next_commit = connection.next_commit();
+        let keep_alive = connection.stream.poll_timeout();
+        let input = connection.stream.receive_buffer();
+        input.reserve(READ_BYTES);
+        tokio::select! {
+            read = reader.read_buf(input), if listening => {
+                if read? == 0 {
+                    // What we still have to say nobody would read: JS destroys both directions too.
+                    return Ok(());
+                }
+                connection.stream.note_received();
+            }
+            written = writer.write_buf(&mut output), if !output.is_empty() => {
+                if written? == 0 {
+                    return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into());
+                }
+            }
+            () = outbox.added() => {}
+            () = at(keep_alive) => connection.stream.handle_timeout(Instant::now())?,
+            () = at(next_commit) => connection.commit(),
+            Some(committed) = connection.commits.join_next(), if !connection.commits.is_empty() => {
+                connection.committed(committed);
+            }
+            _ = tick.tick() => connection.tick().await,
+        }
+        if output.is_empty() && connection.stream.pending_output() == 0 {
+            writer.flush().await?;
+        }
+    }
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when.into()).await,
+        None => std::future::pending().await,
+    }
 }

@@ -2,8 +2,12 @@
 
 use std::time::Instant;
 
-use super::{Applied, ApplyError, Event, PeerFault, PeerId, Replica, Replicator};
-use crate::messages::{self, Data, Message, NoData, Request, RequestBlock, RequestUpgrade};
+use std::ops::Range;
+
+use super::{Applied, ApplyError, Event, PeerFault, PeerId, Reorganized, Replica, Replicator};
+use crate::messages::{
+    self, Data, Message, NoData, Request, RequestBlock, RequestHash, RequestSeek, RequestUpgrade,
+};
 
 /// A request that was not answered yet.
 #[derive(Debug)]
@@ -20,7 +24,19 @@ pub(super) enum Asked {
     Upgrade,
     /// The tree of a higher fork, from its beginning.
     Reorganization,
+    /// Where the higher fork left ours.
+    ForkPoint,
+    /// A byte position, with the padding per block.
+    Seek(u64, u64),
     Manifest,
+}
+
+/// A higher fork whose tree was proven, while its fork point is looked for.
+#[derive(Debug)]
+pub(super) struct Reorganization {
+    pub fork: u64,
+    pub blocks: Range<u64>,
+    pub nodes: u64,
 }
 
 impl Replicator {
@@ -31,7 +47,10 @@ impl Replicator {
         }
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             while self.peers.get(&id).is_some_and(super::Peer::may_ask) {
-                if !(self.ask_tree(id, core, now) || self.ask_block(id, core, now)) {
+                if !(self.ask_tree(id, core, now)
+                    || self.ask_seek(id, core, now)
+                    || self.ask_block(id, core, now))
+                {
                     break;
                 }
             }
@@ -54,6 +73,13 @@ impl Replicator {
             ..Request::default()
         };
         if remote.fork > fork && remote.length > 0 {
+            if self
+                .reorganization
+                .as_ref()
+                .is_some_and(|open| open.fork == remote.fork)
+            {
+                return self.ask_fork_point(id, now);
+            }
             let upgrade = Some(RequestUpgrade {
                 start: 0,
                 length: remote.length,
@@ -88,6 +114,82 @@ impl Replicator {
         false
     }
 
+    /// Goes on looking for the fork point, with any block that the peer has.
+    fn ask_fork_point(&mut self, id: PeerId, now: Instant) -> bool {
+        let (Some(peer), Some(open)) = (self.peers.get(&id), &self.reorganization) else {
+            return false;
+        };
+        let (fork, first, nodes) = (open.fork, open.blocks.start, open.nodes);
+        let Some(block) = peer.blocks.next(first).filter(|block| *block < open.blocks.end) else {
+            self.ask_about(id, first);
+            return false;
+        };
+        let hash = Some(RequestHash {
+            index: 2 * block,
+            nodes,
+        });
+        self.ask(
+            id,
+            Request {
+                fork,
+                hash,
+                ..Request::default()
+            },
+            Asked::ForkPoint,
+            now,
+        )
+    }
+
+    /// Asks for tree nodes that tell where a byte lies, through any block near it that the peer has.
+    fn ask_seek(&mut self, id: PeerId, core: &mut impl Replica, now: Instant) -> bool {
+        let Some(limit) = self.provable_length(id, core) else {
+            return false;
+        };
+        let open = self.seeks.iter().filter(|(_, asked)| asked.is_none());
+        let open: Vec<(u64, u64)> = open.map(|(seek, _)| *seek).collect();
+        for (bytes, padding) in open {
+            let Some(range) = core.seek_range(bytes, padding) else {
+                continue;
+            };
+            let Some(peer) = self.peers.get(&id) else {
+                return false;
+            };
+            let Some(block) = peer
+                .blocks
+                .next(range.start)
+                .filter(|block| *block < range.end.min(limit))
+            else {
+                self.ask_about(id, range.start);
+                continue;
+            };
+            let request = Request {
+                fork: core.fork(),
+                hash: Some(RequestHash {
+                    index: 2 * block,
+                    nodes: core.missing_nodes(block),
+                }),
+                seek: Some(RequestSeek { bytes, padding }),
+                priority: 1,
+                ..Request::default()
+            };
+            return self.ask(id, request, Asked::Seek(bytes, padding), now);
+        }
+        false
+    }
+
+    /// Blocks below this can be asked of a peer: its tree is ours, or a beginning of ours whose roots we hold, so that
+    /// the levels we are missing end inside its tree.
+    fn provable_length(&self, id: PeerId, core: &impl Replica) -> Option<u64> {
+        let remote = &self.peers.get(&id)?.remote;
+        if remote.fork != core.fork() {
+            None
+        } else if remote.length >= core.length() {
+            Some(core.length())
+        } else {
+            core.can_prove_from(remote.length).then_some(remote.length)
+        }
+    }
+
     fn ask_block(&mut self, id: PeerId, core: &mut impl Replica, now: Instant) -> bool {
         let Some((index, priority)) = self.choose_block(id, core) else {
             return false;
@@ -108,11 +210,7 @@ impl Replicator {
 
     /// The block to ask of a peer next: one that somebody waits for, one whose request failed, or the next wanted one.
     fn choose_block(&mut self, id: PeerId, core: &mut impl Replica) -> Option<(u64, u64)> {
-        let limit = {
-            let peer = self.peers.get(&id)?;
-            let same_tree = peer.remote.fork == core.fork();
-            if same_tree { core.length() } else { 0 }
-        };
+        let limit = self.provable_length(id, core)?;
         let first = self
             .urgent
             .iter()
@@ -213,6 +311,7 @@ impl Replicator {
         peer.in_flight += 1;
         match asked {
             Asked::Block(index) => drop(self.blocks_in_flight.insert(index, request.id)),
+            Asked::Seek(bytes, padding) => drop(self.seeks.insert((bytes, padding), Some(request.id))),
             _ => self.upgrade_in_flight = Some(request.id),
         }
         self.in_flight.insert(
@@ -241,6 +340,11 @@ impl Replicator {
                     self.again.insert(index);
                 }
             }
+            Asked::Seek(bytes, padding) => {
+                if let Some(seek) = self.seeks.get_mut(&(bytes, padding)) {
+                    *seek = None;
+                }
+            }
             _ if self.upgrade_in_flight == Some(request) => self.upgrade_in_flight = None,
             _ => {}
         }
@@ -262,8 +366,13 @@ impl Replicator {
         peer.refusals += 1;
         match asked {
             Some(Asked::Block(index)) => peer.blocks.remove(index..index + 1),
+            Some(Asked::Seek(..)) => {}
             // Its next Sync says what it can prove now.
-            _ => peer.remote.can_upgrade = false,
+            _ => {
+                peer.remote.can_upgrade = false;
+                // Nothing more is known about the fork that it refused to tell about.
+                self.reorganization = None;
+            }
         }
     }
 
@@ -285,34 +394,60 @@ impl Replicator {
         let Some(in_flight) = self.give_up(data.request) else {
             return Ok(());
         };
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.answered = Some(now);
+        }
         let Data { proof, .. } = data;
         let answers = match in_flight.asked {
             Asked::Block(index) => proof.block.as_ref().is_some_and(|block| block.index == index),
             Asked::Upgrade | Asked::Reorganization => proof.upgrade.is_some() || proof.manifest.is_some(),
             Asked::Manifest => proof.manifest.is_some(),
+            Asked::ForkPoint => proof.hash.is_some() && proof.upgrade.is_none(),
+            Asked::Seek(..) => proof.seek.is_some() || proof.hash.is_some(),
         };
         if !answers || (proof.fork != in_flight.fork && proof.upgrade.is_some()) {
             return self.refuse(id, "it doesn't answer what was asked");
         }
         let before = (core.length(), core.has_manifest());
-        let applied = if in_flight.asked == Asked::Reorganization && proof.upgrade.is_some() {
-            if in_flight.fork <= core.fork() {
-                return Ok(());
-            }
-            core.reorganize(proof)
-        } else if in_flight.fork == core.fork() || proof.manifest.is_some() {
-            core.apply(proof)
-        } else {
-            return Ok(());
+        let applied = match in_flight.asked {
+            Asked::ForkPoint => self.reorganize(in_flight.fork, proof, core),
+            Asked::Reorganization if proof.upgrade.is_some() => self.reorganize(in_flight.fork, proof, core),
+            _ if in_flight.fork == core.fork() || proof.manifest.is_some() => core.apply(proof),
+            _ => return Ok(()),
         };
         match applied {
             Ok(applied) => {
-                self.applied(id, applied, before, core, now);
+                self.applied(id, applied, before, core);
                 Ok(())
             }
-            Err(ApplyError::Stale) => Ok(()),
+            Err(ApplyError::Stale) => {
+                // Happens to honest peers when the core changes meanwhile, but not for ever.
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.refusals += 1;
+                }
+                Ok(())
+            }
             Err(ApplyError::Storage(error)) => Err(PeerFault::Storage(error)),
             Err(ApplyError::Invalid(reason)) => self.refuse(id, &reason),
+        }
+    }
+
+    fn reorganize(
+        &mut self,
+        fork: u64,
+        proof: crate::proof::Proof,
+        core: &mut impl Replica,
+    ) -> Result<Applied, ApplyError> {
+        self.reorganization = None;
+        if fork <= core.fork() {
+            return Ok(Applied::default());
+        }
+        match core.reorganize(proof)? {
+            Reorganized::Done(applied) => Ok(applied),
+            Reorganized::Wants { blocks, nodes } => {
+                self.reorganization = Some(Reorganization { fork, blocks, nodes });
+                Ok(Applied::default())
+            }
         }
     }
 
@@ -323,14 +458,7 @@ impl Replicator {
         Err(PeerFault::BadProof(reason.to_owned()))
     }
 
-    fn applied(
-        &mut self,
-        id: PeerId,
-        applied: Applied,
-        before: (u64, bool),
-        core: &mut impl Replica,
-        _now: Instant,
-    ) {
+    fn applied(&mut self, id: PeerId, applied: Applied, before: (u64, bool), core: &mut impl Replica) {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.timeouts = 0;
         }
@@ -342,7 +470,7 @@ impl Replicator {
                 bytes,
                 from: id,
             });
-            self.announce(&(index..index + 1), core, id);
+            self.uncommitted.insert(index..index + 1);
         }
         let (length, fork) = (core.length(), core.fork());
         if let Some(from) = applied.reorganized_from {
@@ -350,6 +478,8 @@ impl Replicator {
                 peer.told_contiguous = 0;
                 peer.rescan_from(from);
             }
+            self.uncommitted.remove(from..u64::MAX);
+            self.dropped(&(from..applied.upgraded_from.unwrap_or(from).max(from)));
             self.again.split_off(&from);
             self.events.push_back(Event::Reorganized { from, length, fork });
         } else if let Some(from) = applied.upgraded_from {

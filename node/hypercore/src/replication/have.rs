@@ -79,6 +79,14 @@ impl BlockSet {
         self.intervals.is_empty()
     }
 
+    /// Takes everything out.
+    pub(super) fn take(&mut self) -> Vec<Range<u64>> {
+        std::mem::take(&mut self.intervals)
+            .into_iter()
+            .map(|(start, end)| start..end)
+            .collect()
+    }
+
     fn len(&self) -> usize {
         self.intervals.len()
     }
@@ -104,6 +112,18 @@ struct Window {
 impl PeerBlocks {
     pub(super) fn contains(&self, block: u64) -> bool {
         self.known.contains(block) || self.window(block).is_some_and(|window| window.contains(block))
+    }
+
+    /// Whether the peer has told of all of a range. Says no for a range in window bits: it costs one message at most.
+    pub(super) fn contains_range(&self, range: &Range<u64>) -> bool {
+        let end = self
+            .known
+            .intervals
+            .range(..=range.start)
+            .next_back()
+            .map(|(_, end)| *end);
+        end.is_some_and(|end| range.end <= end)
+            || (range.end - range.start == 1 && self.contains(range.start))
     }
 
     /// The first block from `from` on that the peer has.
@@ -206,9 +226,16 @@ impl Window {
     fn clear(&mut self, range: &Range<u64>) {
         let start = self.index * WINDOW;
         let end = start + self.words.len() as u64 * 32;
-        for block in range.start.max(start)..range.end.min(end) {
-            let bit = block - start;
-            self.words[(bit / 32) as usize] &= !(1 << (bit % 32));
+        let (from, to) = (range.start.max(start), range.end.min(end));
+        if from >= to {
+            return;
+        }
+        let (from, to) = (from - start, to - start);
+        for position in from / 32..to.div_ceil(32) {
+            let first = from.saturating_sub(position * 32);
+            let last = (to - position * 32).min(32);
+            let bits = ((1_u64 << last) - (1_u64 << first.min(32))) as u32;
+            self.words[position as usize] &= !bits;
         }
     }
 }

@@ -6,12 +6,14 @@
 //! before it stores it.
 //!
 //! Invariants: memory is bounded whatever a peer says: claims are intervals or windows that were asked for, queues have
-//! limits, and nothing is sized by a claimed length. A peer that proves something false is never asked again.
+//! limits, and nothing is sized by a claimed length. A peer that proves something false is never asked again. Blocks are
+//! announced to others only after [`Replicator::committed`] said that they are durable.
 //!
 //! What it does not do: open channels, frame messages, sync to disk, or decide which blocks are wanted.
 //!
 //! Source: npm hypercore 11.37 `lib/replicator.js`, `lib/wants.js`.
 
+mod core_replica;
 mod download;
 mod have;
 mod peer;
@@ -24,10 +26,11 @@ use std::time::{Duration, Instant};
 
 use crate::messages::{self, Message};
 
+pub use core_replica::CoreReplica;
 pub use have::BlockSet;
-pub use replica::{Applied, ApplyError, ProveError, Replica};
+pub use replica::{Applied, ApplyError, ProveError, Reorganized, Replica};
 
-use download::InFlight;
+use download::{InFlight, Reorganization};
 use peer::Peer;
 
 /// One connection's channel of this core; the driver chooses the numbers.
@@ -46,7 +49,8 @@ pub const MAX_INVALID_REQUESTS: u32 = 64;
 pub const MAX_REFUSALS: u32 = 32;
 /// Blocks at the end of a core that are announced to everyone as they arrive (JS `LAST_BLOCKS`).
 pub const ANNOUNCED_TAIL: u64 = 256;
-/// Longest a request may go unanswered before others are asked: well above any satellink round trip.
+/// Longest a peer may leave requests unanswered, from the last answer it gave, before others are asked: well above the
+/// round trip of a satellite.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Timeouts in a row before nothing more is asked of a peer.
 pub const MAX_TIMEOUTS: u32 = 3;
@@ -123,6 +127,11 @@ pub struct Replicator {
     wanted: BlockSet,
     /// Wanted blocks whose request failed: looked at before every peer's own scan.
     again: BTreeSet<u64>,
+    /// Byte positions that somebody waits for, with the padding per block, and the request that asks.
+    seeks: BTreeMap<(u64, u64), Option<u64>>,
+    reorganization: Option<Reorganization>,
+    /// Blocks that were stored and are not durable yet, so not announced.
+    uncommitted: BlockSet,
     outputs: VecDeque<(PeerId, Message)>,
     events: VecDeque<Event>,
 }
@@ -146,6 +155,9 @@ impl Replicator {
             urgent: BTreeSet::new(),
             wanted: BlockSet::default(),
             again: BTreeSet::new(),
+            seeks: BTreeMap::new(),
+            reorganization: None,
+            uncommitted: BlockSet::default(),
             outputs: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -183,6 +195,13 @@ impl Replicator {
         for request in requests {
             self.give_up(request);
         }
+        if self
+            .peers
+            .values()
+            .all(|peer| Some(peer.remote.fork) != self.reorganization.as_ref().map(|r| r.fork))
+        {
+            self.reorganization = None;
+        }
         self.outputs.retain(|(to, _)| *to != id);
         self.schedule(core, now);
     }
@@ -192,10 +211,16 @@ impl Replicator {
         self.peers.keys().copied()
     }
 
-    /// The longest core that any peer of our fork claims, proven or not; 0 without peers.
-    pub fn claimed_length(&self, core: &impl Replica) -> u64 {
-        let same_fork = self.peers.values().filter(|peer| peer.remote.fork == core.fork());
-        same_fork.map(|peer| peer.remote.length).max().unwrap_or(0)
+    /// The longest core that any peer claims, proven or not (`u64::MAX` for a higher fork); none before a peer said anything.
+    pub fn claimed_length(&self, core: &impl Replica) -> Option<u64> {
+        let said = self.peers.values().filter(|peer| peer.synced);
+        said.map(|peer| match peer.remote.fork.cmp(&core.fork()) {
+            std::cmp::Ordering::Less => 0,
+            std::cmp::Ordering::Equal => peer.remote.length,
+            // Whatever its length, we are behind it.
+            std::cmp::Ordering::Greater => u64::MAX,
+        })
+        .max()
     }
 
     /// Requests that a peer may have in flight: from round trip and bandwidth, which the driver knows.
@@ -225,6 +250,31 @@ impl Replicator {
         self.urgent.remove(&index);
     }
 
+    /// Somebody waits to know which block holds a byte position, counted without `padding` bytes per block.
+    pub fn want_seek(&mut self, bytes: u64, padding: u64, core: &mut impl Replica, now: Instant) {
+        self.seeks.entry((bytes, padding)).or_insert(None);
+        self.schedule(core, now);
+    }
+
+    /// Nobody waits for a byte position any more.
+    pub fn cancel_seek(&mut self, bytes: u64, padding: u64) {
+        self.seeks.remove(&(bytes, padding));
+    }
+
+    /// Everything stored so far is durable: tells peers about it.
+    pub fn committed(&mut self, core: &impl Replica) {
+        for blocks in self.uncommitted.take() {
+            for id in self.peers.keys().copied().collect::<Vec<_>>() {
+                self.announce_to(id, &blocks, core);
+            }
+        }
+    }
+
+    /// Whether something was stored that [`Replicator::committed`] has not been told about.
+    pub fn has_uncommitted(&self) -> bool {
+        !self.uncommitted.is_empty()
+    }
+
     /// Wants the blocks of a range, those beyond the core's length as soon as they exist. `u64::MAX` as end means for ever.
     pub fn want_range(&mut self, range: Range<u64>, core: &mut impl Replica, now: Instant) {
         self.wanted.insert(range.clone());
@@ -240,11 +290,32 @@ impl Replicator {
         self.again.clear();
     }
 
-    /// The core changed by other means than a peer's message (append, import, clear): tells peers and asks on.
+    /// Blocks were forgotten here: tells every peer, whatever it knew.
+    pub fn dropped(&mut self, blocks: &Range<u64>) {
+        if blocks.is_empty() {
+            return;
+        }
+        for id in self.peers.keys().copied().collect::<Vec<_>>() {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.told_contiguous = 0;
+            }
+            let (start, length) = (blocks.start, blocks.end.saturating_sub(blocks.start));
+            self.send(
+                id,
+                Message::Range(messages::Range {
+                    drop: true,
+                    start,
+                    length,
+                }),
+            );
+        }
+    }
+
+    /// The core changed by other means than a peer's message (append, import), durably: tells peers and asks on.
     pub fn local_change(&mut self, changed: Range<u64>, core: &mut impl Replica, now: Instant) {
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             if !changed.is_empty() {
-                self.announce_to(id, changed.clone(), core);
+                self.announce_to(id, &changed, core);
             }
             self.send_sync(id, core);
         }
@@ -270,14 +341,22 @@ impl Replicator {
                 return Ok(());
             }
             Message::Data(data) => self.on_data(id, data, core, now)?,
-            Message::NoData(no_data) => self.on_no_data(id, &no_data),
+            Message::NoData(no_data) => {
+                peer.answered = Some(now);
+                self.on_no_data(id, &no_data);
+            }
             Message::Want(want) => return self.on_want(id, &want, core),
             Message::Unwant(unwant) => {
                 peer.wants.remove(unwant.start, unwant.length);
                 return Ok(());
             }
             Message::Bitfield(bitfield) => peer.on_bitfield(&bitfield),
-            Message::Range(range) => peer.on_range(&range),
+            Message::Range(range) => {
+                peer.on_range(&range);
+                if !range.drop && peer.proven.is_some() {
+                    self.send_sync(id, core);
+                }
+            }
             Message::Extension(_) => return Ok(()),
         }
         self.schedule(core, now);
@@ -286,28 +365,45 @@ impl Replicator {
 
     /// When [`Replicator::on_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.in_flight
-            .values()
-            .map(|asked| asked.sent + REQUEST_TIMEOUT)
-            .min()
+        self.in_flight.values().map(|asked| self.due(asked)).min()
+    }
+
+    fn due(&self, asked: &InFlight) -> Instant {
+        let answered = self.peers.get(&asked.peer).and_then(|peer| peer.answered);
+        answered.map_or(asked.sent, |answered| answered.max(asked.sent)) + REQUEST_TIMEOUT
     }
 
     /// Takes back requests that were not answered in time, and asks others.
     pub fn on_timeout(&mut self, core: &mut impl Replica, now: Instant) {
-        let late: Vec<(u64, PeerId)> = self
-            .in_flight
-            .iter()
-            .filter(|(_, asked)| asked.sent + REQUEST_TIMEOUT <= now)
-            .map(|(request, asked)| (*request, asked.peer))
-            .collect();
+        let late = self.in_flight.iter().filter(|(_, asked)| self.due(asked) <= now);
+        let late: Vec<(u64, PeerId)> = late.map(|(request, asked)| (*request, asked.peer)).collect();
+        let silent: BTreeSet<PeerId> = late.iter().map(|(_, id)| *id).collect();
         for (request, id) in late {
             self.give_up(request);
             self.send(id, Message::Cancel(messages::Cancel { request }));
+        }
+        for id in silent {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.timeouts += 1;
             }
         }
         self.schedule(core, now);
+    }
+
+    /// Tells peers once more that we know the length that was proven to them. JavaScript may fail to say it has it, when the proof
+    /// overtakes the Syncs of several appends, and asks for nothing more until it is acknowledged.
+    pub fn remind(&mut self, core: &mut impl Replica) {
+        let forgotten = self
+            .peers
+            .iter_mut()
+            .filter(|(_, peer)| peer.proven.is_some() && !peer.reminded);
+        let forgotten = forgotten.map(|(id, peer)| {
+            peer.reminded = true;
+            *id
+        });
+        for id in forgotten.collect::<Vec<_>>() {
+            self.send_sync(id, core);
+        }
     }
 
     /// The next message to send, other than the uploads of [`Replicator::next_upload`].
@@ -334,7 +430,7 @@ impl Replicator {
         let Some(peer) = self.peers.get(&id) else { return };
         let (fork, length) = (core.fork(), core.length());
         let remote_length = if peer.remote.fork == fork {
-            peer.remote.length
+            peer.remote.length.max(peer.proven.unwrap_or(0))
         } else {
             0
         };
@@ -359,6 +455,7 @@ impl Replicator {
         let first_or_new = peer.remote.length != sync.length || peer.remote.fork != sync.fork || !peer.synced;
         peer.remote = *sync;
         peer.synced = true;
+        peer.proven = None;
         if first_or_new {
             peer.rescan_from(0);
         }

@@ -1,6 +1,7 @@
 //! What is known of one peer.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::have::{PeerBlocks, Wants};
 use super::{MAX_QUEUED_REQUESTS, MAX_REFUSALS, MAX_TIMEOUTS, PeerFault};
@@ -12,6 +13,10 @@ pub(super) struct Peer {
     pub remote: messages::Sync,
     /// Whether it sent one.
     pub synced: bool,
+    /// The length that we proved to it since; it has that length, unless it refused the proof.
+    pub proven: Option<u64>,
+    /// Whether it was told so once more.
+    pub reminded: bool,
     pub blocks: PeerBlocks,
     /// What it wants to be told about.
     pub wants: Wants,
@@ -20,6 +25,8 @@ pub(super) struct Peer {
     pub invalid_requests: u32,
     pub refusals: u32,
     pub timeouts: u32,
+    /// When it last answered something: what is still queued behind that answer is not late yet.
+    pub answered: Option<Instant>,
     /// Requests it may have in flight, and has.
     pub limit: usize,
     pub in_flight: usize,
@@ -34,12 +41,15 @@ impl Peer {
         Self {
             remote: messages::Sync::default(),
             synced: false,
+            proven: None,
+            reminded: false,
             blocks: PeerBlocks::default(),
             wants: Wants::default(),
             uploads: VecDeque::new(),
             invalid_requests: 0,
             refusals: 0,
             timeouts: 0,
+            answered: None,
             limit,
             in_flight: 0,
             told_contiguous: 0,

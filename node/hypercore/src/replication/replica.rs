@@ -1,5 +1,7 @@
 //! What the replicator needs of a core.
 
+use std::ops::Range;
+
 use crate::messages::Request;
 use crate::proof::Proof;
 
@@ -42,6 +44,20 @@ pub struct Applied {
     pub reorganized_from: Option<u64>,
 }
 
+/// What became of a proof of a higher fork.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reorganized {
+    /// The core has moved to the new fork.
+    Done(Applied),
+    /// The fork point is not known yet: the hash of the leaf of any of these blocks is needed, with this many levels.
+    Wants {
+        /// Blocks of which one will do.
+        blocks: Range<u64>,
+        /// Levels above the leaf.
+        nodes: u64,
+    },
+}
+
 /// A core as the replicator sees it. Everything it is given is verified before it is stored, whole or not at all.
 pub trait Replica {
     /// How often the core was truncated.
@@ -56,9 +72,11 @@ pub trait Replica {
     fn has(&self, block: u64) -> bool;
     /// The first block from `from` on that isn't held; may lie beyond the length.
     fn next_missing(&self, from: u64) -> u64;
+    /// The first block from `from` on that is held.
+    fn first_held(&self, from: u64) -> Option<u64>;
     /// Whether a manifest is known that travels on the wire (not a compat core's).
     fn has_manifest(&self) -> bool;
-    /// Levels between a block's leaf and the nearest stored node, the leaf included.
+    /// Levels between a block's leaf and the nearest stored node, the leaf included; 0 beyond the length.
     fn missing_nodes(&self, block: u64) -> u64;
     /// Whether an upgrade from that length to ours can be proven.
     fn can_prove_from(&self, length: u64) -> bool;
@@ -66,6 +84,11 @@ pub trait Replica {
     fn prove(&mut self, request: &Request) -> Result<Proof, ProveError>;
     /// Verifies and stores a proof of our fork.
     fn apply(&mut self, proof: Proof) -> Result<Applied, ApplyError>;
-    /// Verifies a whole tree of a higher fork and replaces ours by it, keeping the blocks that both share.
-    fn reorganize(&mut self, proof: Proof) -> Result<Applied, ApplyError>;
+    /// Verifies a whole tree of a higher fork (a proof with an upgrade), or goes on with what the last such proof left
+    /// open; replaces our tree by it once the blocks that both share are known, and keeps those.
+    fn reorganize(&mut self, proof: Proof) -> Result<Reorganized, ApplyError>;
+    /// The blocks among which a byte position lies, while the tree nodes that tell more are not held.
+    fn seek_range(&self, bytes: u64, padding: u64) -> Option<Range<u64>>;
+    /// The bits of `32 * words` blocks from `start` (a multiple of 32) on, lowest first.
+    fn words(&self, start: u64, words: usize) -> Vec<u32>;
 }

@@ -106,15 +106,26 @@ impl Replica for Model {
         }
         Ok(applied)
     }
-    fn reorganize(&mut self, proof: Proof) -> Result<Applied, ApplyError> {
+    fn reorganize(&mut self, proof: Proof) -> Result<Reorganized, ApplyError> {
         let upgrade = proof.upgrade.unwrap();
         let from = 3.min(self.length);
         self.held.retain(|block, _| *block < from);
         (self.fork, self.length) = (proof.fork, upgrade.length);
-        Ok(Applied {
+        Ok(Reorganized::Done(Applied {
             reorganized_from: Some(from),
             ..Applied::default()
-        })
+        }))
+    }
+    fn seek_range(&self, _: u64, _: u64) -> Option<Range<u64>> {
+        None
+    }
+    fn words(&self, start: u64, words: usize) -> Vec<u32> {
+        let word =
+            |first: u64| (first..first + 32).fold(0, |word, i| word | u32::from(self.has(i)) << (i % 32));
+        (start..).step_by(32).take(words).map(word).collect()
+    }
+    fn first_held(&self, from: u64) -> Option<u64> {
+        self.held.range(from..).next().map(|(block, _)| *block)
     }
 }
 
@@ -178,6 +189,8 @@ impl Net {
         loop {
             let mut moved = false;
             for side in 0..self.sides.len() {
+                let (replicator, model) = &mut self.sides[side];
+                replicator.committed(model);
                 while let Some(item) = self.sides[side].0.poll_output() {
                     self.deliver(side, item);
                     moved = true;
@@ -363,6 +376,74 @@ fn a_peer_that_proves_something_false_is_given_up_and_another_asked() {
     net.connect(1, 2);
     net.settle();
     assert_eq!(net.held(2), 50);
+}
+
+#[test]
+fn a_reader_that_does_not_say_that_it_has_what_was_proven_to_it_is_told_so_once_more() {
+    let (mut replicator, mut model, now) = (Replicator::new(), Model::full(9), Instant::now());
+    let peer = PeerId(1);
+    replicator.add_peer(peer, &mut model, now);
+    replicator
+        .on_message(
+            peer,
+            Message::Sync(messages::Sync {
+                length: 6,
+                ..Default::default()
+            }),
+            &mut model,
+            now,
+        )
+        .unwrap();
+    let upgrade = Some(messages::RequestUpgrade { start: 6, length: 3 });
+    let request = Request {
+        id: 1,
+        upgrade,
+        ..Request::default()
+    };
+    replicator
+        .on_message(peer, Message::Request(request), &mut model, now)
+        .unwrap();
+    assert!(replicator.next_upload(peer, &mut model).unwrap().is_some());
+    model.append();
+    replicator.local_change(9..10, &mut model, now);
+    let told = |replicator: &mut Replicator| {
+        let said: Vec<_> = std::iter::from_fn(|| replicator.poll_output()).collect();
+        said.iter().rev().find_map(|(_, m)| {
+            if let Message::Sync(sync) = m {
+                Some(sync.remote_length)
+            } else {
+                None
+            }
+        })
+    };
+    assert_eq!(told(&mut replicator), Some(9));
+    replicator.remind(&mut model);
+    assert_eq!(told(&mut replicator), Some(9));
+    replicator.remind(&mut model);
+    assert_eq!(told(&mut replicator), None);
+    let range = messages::Range {
+        drop: false,
+        start: 0,
+        length: 9,
+    };
+    replicator
+        .on_message(peer, Message::Range(range), &mut model, now)
+        .unwrap();
+    assert_eq!(told(&mut replicator), Some(9));
+    replicator
+        .on_message(
+            peer,
+            Message::Sync(messages::Sync {
+                length: 9,
+                ..Default::default()
+            }),
+            &mut model,
+            now,
+        )
+        .unwrap();
+    assert_eq!(told(&mut replicator), Some(9));
+    replicator.remind(&mut model);
+    assert_eq!(told(&mut replicator), None);
 }
 
 #[test]

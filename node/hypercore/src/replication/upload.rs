@@ -42,6 +42,11 @@ impl Replicator {
         }
         match core.prove(&request) {
             Ok(proof) => {
+                if proof.upgrade.is_some() {
+                    // Whatever was asked for, the proof leads to the whole tree.
+                    peer.proven = Some(core.length());
+                    peer.reminded = false;
+                }
                 if let Some(block) = &proof.block {
                     let (index, bytes) = (block.index, block.value.len() as u64);
                     self.events.push_back(Event::BlockSent { index, bytes, to: id });
@@ -98,7 +103,7 @@ impl Replicator {
         }
         let end = end.min(length);
         if want.any {
-            if let Some(start) = (want.start..end).find(|block| core.has(*block)) {
+            if let Some(start) = core.first_held(want.start).filter(|block| *block < end) {
                 self.send(
                     id,
                     Message::Range(messages::Range {
@@ -112,33 +117,15 @@ impl Replicator {
         }
         let start = want.start / 32 * 32;
         if start < end {
-            let words = (start..end).step_by(32).map(|first| {
-                (first..(first + 32).min(end))
-                    .fold(0, |word, block| word | u32::from(core.has(block)) << (block % 32))
-            });
-            let bitfield = messages::BitfieldMessage {
-                start,
-                words: words.collect(),
-            };
-            self.send(id, Message::Bitfield(bitfield));
+            // At most WINDOW / 32 + 1 words: the length was checked above.
+            let words = core.words(start, (end - start).div_ceil(32) as usize);
+            self.send(id, Message::Bitfield(messages::BitfieldMessage { start, words }));
         }
         Ok(())
     }
 
-    /// Tells every peer but the sender about blocks that arrived.
-    pub(super) fn announce(&mut self, blocks: &Range<u64>, core: &impl Replica, except: PeerId) {
-        for id in self
-            .peers
-            .keys()
-            .copied()
-            .filter(|id| *id != except)
-            .collect::<Vec<_>>()
-        {
-            self.announce_to(id, blocks.clone(), core);
-        }
-    }
-
-    pub(super) fn announce_to(&mut self, id: PeerId, blocks: Range<u64>, core: &impl Replica) {
+    /// Tells a peer about blocks that are held now, unless it need not know.
+    pub(super) fn announce_to(&mut self, id: PeerId, blocks: &Range<u64>, core: &impl Replica) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
@@ -150,12 +137,12 @@ impl Replicator {
             peer.told_contiguous = length;
             0..length
         } else {
-            let known = blocks.clone().all(|block| peer.blocks.contains(block));
+            let known = peer.blocks.contains_range(blocks);
             let tail = blocks.start + ANNOUNCED_TAIL >= length;
-            if known || !(tail || peer.wants.cover(&blocks)) {
+            if known || !(tail || peer.wants.cover(blocks)) {
                 return;
             }
-            blocks
+            blocks.clone()
         };
         let length = range.end - range.start;
         self.send(

@@ -1,0 +1,294 @@
+//! One open core: the core, its replication and those who wait for it, behind one lock.
+//!
+//! Invariants: every change of the core ends in [`Cell::pump`], which carries what it caused to connections, waiters and
+//! watchers; blocks are announced to peers, and shown by `durable`, only after a flush that began after they were stored.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::outbox::Outbox;
+use super::{CoreState, CoreStats, CorestoreConfig, CorestoreError};
+use crate::core::Core;
+use crate::crypto::{Hash, Key};
+use crate::replication::{CoreReplica, Event, PeerId, Replicator};
+use crate::storage::{Storage, StorageError};
+
+/// A core of a store, wherever it is kept.
+pub type BoxedCore = Core<Box<dyn Storage>>;
+pub(crate) type Guard = OwnedMutexGuard<Cell>;
+
+/// Received bytes after which a commit does not wait for its interval: what a loss of power may cost to fetch again.
+pub(crate) const COMMIT_BYTES: u64 = 8 << 20;
+
+/// Something that nobody waits for any more; noted without the lock, because it is noted while dropping.
+pub(crate) enum Abandoned {
+    Block(u64),
+    Download(u64),
+}
+
+/// A core with its replication.
+pub(crate) struct Cell {
+    pub(crate) replica: CoreReplica<Box<dyn Storage>>,
+    pub(crate) replicator: Replicator,
+    pub(crate) stats: CoreStats,
+    /// Whether something was changed since the last flush began.
+    pub(crate) dirty: bool,
+    pub(crate) uncommitted_bytes: u64,
+    links: HashMap<PeerId, Arc<Outbox>>,
+    waiters: HashMap<u64, Vec<oneshot::Sender<()>>>,
+    downloads: BTreeMap<u64, Range<u64>>,
+    next_download: u64,
+    held_blocks: u64,
+    generation: u64,
+}
+
+/// What all handles and connections of a core share.
+pub(crate) struct Shared {
+    pub(crate) key: Key,
+    pub(crate) discovery_key: Hash,
+    pub(crate) config: CorestoreConfig,
+    pub(crate) state: watch::Sender<CoreState>,
+    pub(crate) durable: watch::Sender<CoreState>,
+    /// Counts what peers say about their lengths, for those who wait for an answer.
+    pub(crate) activity: watch::Sender<u64>,
+    pub(crate) closed: CancellationToken,
+    /// Whether connections open a channel for it unasked.
+    pub(crate) wanted: AtomicBool,
+    cell: Arc<Mutex<Cell>>,
+    abandoned: StdMutex<Vec<Abandoned>>,
+}
+
+impl Cell {
+    fn new(core: BoxedCore) -> Self {
+        Self {
+            held_blocks: core.bitfield().count(),
+            replica: CoreReplica::new(core),
+            replicator: Replicator::new(),
+            stats: CoreStats::default(),
+            dirty: false,
+            uncommitted_bytes: 0,
+            links: HashMap::new(),
+            waiters: HashMap::new(),
+            downloads: BTreeMap::new(),
+            next_download: 0,
+            generation: 0,
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> CoreState {
+        let core = self.replica.core();
+        CoreState {
+            fork: core.fork(),
+            length: core.length(),
+            byte_length: core.byte_length(),
+            contiguous_length: core.contiguous_length().min(core.length()),
+            held_blocks: self.held_blocks,
+            generation: self.generation,
+        }
+    }
+
+    pub(crate) fn add_peer(&mut self, peer: PeerId, outbox: Arc<Outbox>, now: Instant) {
+        self.links.insert(peer, outbox);
+        self.replicator.add_peer(peer, &mut self.replica, now);
+        self.replicator.set_in_flight_limit(peer, super::IN_FLIGHT);
+        self.stats.peers = self.links.len();
+    }
+
+    pub(crate) fn remove_peer(&mut self, peer: PeerId, now: Instant) {
+        self.links.remove(&peer);
+        self.replicator.remove_peer(peer, &mut self.replica, now);
+        self.stats.peers = self.links.len();
+    }
+
+    pub(crate) fn wait_for_block(&mut self, index: u64, now: Instant) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiters.entry(index).or_default().push(sender);
+        self.replicator.want_block(index, &mut self.replica, now);
+        receiver
+    }
+
+    pub(crate) fn add_download(&mut self, blocks: Range<u64>, now: Instant) -> u64 {
+        let id = self.next_download;
+        self.next_download += 1;
+        self.downloads.insert(id, blocks.clone());
+        self.replicator.want_range(blocks, &mut self.replica, now);
+        id
+    }
+
+    fn forget(&mut self, abandoned: Vec<Abandoned>, now: Instant) {
+        let mut rebuild = false;
+        for item in abandoned {
+            match item {
+                Abandoned::Block(index) => {
+                    let Some(waiters) = self.waiters.get_mut(&index) else {
+                        continue;
+                    };
+                    waiters.retain(|waiter| !waiter.is_closed());
+                    if waiters.is_empty() {
+                        self.waiters.remove(&index);
+                        self.replicator.cancel_block(index);
+                    }
+                }
+                Abandoned::Download(id) => rebuild |= self.downloads.remove(&id).is_some(),
+            }
+        }
+        if rebuild {
+            self.replicator.clear_wanted();
+            for blocks in self.downloads.values().cloned().collect::<Vec<_>>() {
+                self.replicator.want_range(blocks, &mut self.replica, now);
+            }
+        }
+    }
+
+    /// Carries what the last change caused to where it belongs.
+    pub(crate) fn pump(&mut self, shared: &Shared) {
+        while let Some((peer, message)) = self.replicator.poll_output() {
+            if let Some(outbox) = self.links.get(&peer) {
+                outbox.push(peer, message);
+            }
+        }
+        let mut changed = false;
+        while let Some(event) = self.replicator.poll_event() {
+            match event {
+                Event::BlockStored { index, bytes, .. } => {
+                    self.stats.downloaded_blocks += 1;
+                    self.stats.downloaded_bytes += bytes;
+                    self.held_blocks += 1;
+                    self.uncommitted_bytes += bytes;
+                    for waiter in self.waiters.remove(&index).into_iter().flatten() {
+                        // The reader may have given up.
+                        let _ = waiter.send(());
+                    }
+                }
+                Event::BlockSent { bytes, .. } => {
+                    self.stats.uploaded_blocks += 1;
+                    self.stats.uploaded_bytes += bytes;
+                    continue;
+                }
+                Event::Upgraded { .. } => {}
+                Event::Reorganized { .. } => self.held_blocks = self.replica.core().bitfield().count(),
+            }
+            changed = true;
+        }
+        if changed {
+            self.dirty = true;
+            self.note_change(shared);
+        }
+    }
+
+    /// Shows watchers that the core changed.
+    pub(crate) fn note_change(&mut self, shared: &Shared) {
+        self.generation += 1;
+        shared.state.send_replace(self.snapshot());
+    }
+
+    pub(crate) fn recount(&mut self) {
+        self.held_blocks = self.replica.core().bitfield().count();
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(core: BoxedCore, config: CorestoreConfig) -> Self {
+        let (key, discovery_key) = (*core.key(), *core.discovery_key());
+        let cell = Cell::new(core);
+        let state = cell.snapshot();
+        Self {
+            key,
+            discovery_key,
+            config,
+            state: watch::Sender::new(state),
+            durable: watch::Sender::new(state),
+            activity: watch::Sender::new(0),
+            closed: CancellationToken::new(),
+            wanted: AtomicBool::new(false),
+            cell: Arc::new(Mutex::new(cell)),
+            abandoned: StdMutex::default(),
+        }
+    }
+
+    /// The core, as soon as it is free. Held for short times only; a flush holds it in a blocking task.
+    pub(crate) async fn lock(&self) -> Guard {
+        let mut cell = self.cell.clone().lock_owned().await;
+        let abandoned = std::mem::take(&mut *self.abandoned());
+        if !abandoned.is_empty() {
+            cell.forget(abandoned, Instant::now());
+            cell.pump(self);
+        }
+        cell
+    }
+
+    pub(crate) fn abandon(&self, what: Abandoned) {
+        self.abandoned().push(what);
+    }
+
+    fn abandoned(&self) -> std::sync::MutexGuard<'_, Vec<Abandoned>> {
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes everything stored so far durable, and tells peers and watchers.
+    pub(crate) async fn commit(&self) -> Result<(), StorageError> {
+        let cell = self.lock().await;
+        if !cell.dirty {
+            return Ok(());
+        }
+        let mut cell = self.flush(cell).await?;
+        let Cell {
+            replicator, replica, ..
+        } = &mut *cell;
+        replicator.committed(replica);
+        cell.pump(self);
+        Ok(())
+    }
+
+    /// Flushes a core off the runtime's threads.
+    pub(crate) async fn flush(&self, cell: Guard) -> Result<Guard, StorageError> {
+        let flushed = tokio::task::spawn_blocking(move || {
+            let mut cell = cell;
+            let result = cell.replica.core_mut().flush();
+            (cell, result)
+        });
+        // Cancelled only when the runtime ends, panicked only on a defect of ours: the storage is not to be used on.
+        let (mut cell, result) = flushed.await.map_err(|_| StorageError::Closed)?;
+        result?;
+        cell.dirty = false;
+        cell.uncommitted_bytes = 0;
+        self.durable.send_replace(cell.snapshot());
+        Ok(cell)
+    }
+
+    /// Changes the core as its owner does, durably, and tells peers. `change` returns the blocks that are new.
+    pub(crate) async fn change<E: Into<CorestoreError>>(
+        &self,
+        change: impl FnOnce(&mut BoxedCore) -> Result<Changed, E>,
+    ) -> Result<Guard, CorestoreError> {
+        if self.closed.is_cancelled() {
+            return Err(CorestoreError::Closed);
+        }
+        let mut cell = self.lock().await;
+        let Changed { added, dropped } = change(cell.replica.core_mut()).map_err(Into::into)?;
+        cell.dirty = true;
+        cell.recount();
+        cell.note_change(self);
+        let mut cell = self.flush(cell).await?;
+        let Cell {
+            replicator, replica, ..
+        } = &mut *cell;
+        replicator.committed(replica);
+        replicator.dropped(&dropped);
+        replicator.local_change(added, replica, Instant::now());
+        cell.pump(self);
+        Ok(cell)
+    }
+}
+
+/// What a local change did.
+pub(crate) struct Changed {
+    pub(crate) added: Range<u64>,
+    pub(crate) dropped: Range<u64>,
+}

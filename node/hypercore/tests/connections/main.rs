@@ -1,0 +1,1 @@
+//! Connections between our own stores, over pipes.
