@@ -28,8 +28,11 @@ pub trait SharedCore: Send + Sync + 'static {
     fn key(&self) -> Key;
     /// See [`BackupSource::mark`].
     fn mark(&self) -> ChangeMark;
-    /// Looks at the core. What is in it should be durable already: a backup must not know more than a crash leaves.
+    /// Looks at the core.
     fn read<R>(&self, look: impl FnOnce(&Core<Self::Storage>) -> R) -> R;
+    /// Returns when this length would survive a crash here: a backup must not know a longer core than its writer after a
+    /// crash, or the writer would sign another history.
+    fn until_durable(&self, fork: u64, length: u64) -> Result<(), CoreError>;
     /// Changes the core.
     fn change<R>(
         &self,
@@ -52,7 +55,11 @@ impl<C: SharedCore> BackupSource for CoreSource<C> {
     fn held(&self) -> Result<Option<HeldCore>, CoreError> {
         // Taken first: what changes in between is then looked at again.
         let mark = self.mark();
-        self.0.read(|core| held(core, mark))
+        let held = self.0.read(|core| held(core, mark))?;
+        if let Some(held) = &held {
+            self.0.until_durable(held.signed.fork, held.signed.length())?;
+        }
+        Ok(held)
     }
 
     fn segment(&self, place: &Place, cipher: &ContentCipher) -> Result<Option<Bytes>, CoreError> {
@@ -200,6 +207,10 @@ impl<S: Storage + 'static> SharedCore for std::sync::Arc<LockedCore<S>> {
 
     fn change<R>(&self, change: impl FnOnce(&mut Core<S>) -> Result<R, CoreError>) -> Result<R, CoreError> {
         change(&mut self.lock())
+    }
+
+    fn until_durable(&self, _fork: u64, _length: u64) -> Result<(), CoreError> {
+        Ok(self.lock().flush()?)
     }
 }
 

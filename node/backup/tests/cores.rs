@@ -13,6 +13,7 @@ use cumulet_backup::core::{CoreSource, CoreTarget, LockedCore};
 use cumulet_backup::restore::{RestoreError, RestoreProgress, RestoreReport, Until};
 use cumulet_backup::store::ObjectStore;
 use cumulet_hypercore::core::Core;
+use cumulet_hypercore::corestore::{Corestore, CorestoreConfig};
 use cumulet_hypercore::crypto::{Key, KeyPair, discovery_key};
 use cumulet_hypercore::manifest::Manifest;
 use cumulet_hypercore::messages::{Request, RequestBlock, RequestUpgrade};
@@ -54,6 +55,10 @@ async fn try_restore<S: Storage + 'static>(
     let (key, core) = (*core.key(), Arc::new(LockedCore::new(core)));
     let found = restorer(store).find(&discovery_key(&key), Until::Newest).await?;
     let progress = tokio::sync::watch::Sender::new(RestoreProgress::default());
+    let target = Arc::new(CoreTarget(
+        core.clone(),
+        ContentCipher::new(content_key().as_bytes()),
+    ));
     let report = restorer(store).restore(&found, target, &progress).await?;
     // Opened anew, so that what the storage has is what counts.
     let storage = Arc::into_inner(core).unwrap().into_core().into_storage();
@@ -201,7 +206,7 @@ async fn a_storage_with_another_history_is_not_papered_over() {
 async fn cores_on_disk_are_shipped_and_restored_as_the_very_files_whatever_their_encryption() {
     let [memory_store, disk_store] = [stores::file(), stores::file()];
     let mut core = writer(1);
-    for round in 0..20_u8 {
+    for round in 0..5_u8 {
         core.append_batch(vec![
             Bytes::from(vec![round; 1 << 20]),
             Bytes::from(vec![round; 9]),
@@ -236,6 +241,63 @@ async fn cores_on_disk_are_shipped_and_restored_as_the_very_files_whatever_their
             contents(disk_store.store.as_ref()).await == shipped,
             "every replica makes the same objects"
         );
+    }
+}
+
+#[tokio::test]
+async fn the_cores_of_a_corestore_are_shipped_while_they_are_written_and_restored_into_another() {
+    for test in stores::both().await {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let written = Corestore::open(here.path(), CorestoreConfig::default()).unwrap();
+        let key_pair = KeyPair::from_seed(&[1; 32]);
+        let core = written
+            .create(Manifest::single(key_pair.public_key()), Some(key_pair))
+            .await
+            .unwrap();
+        let ship = Ship::new(test.store.clone(), Duration::from_millis(20));
+        ship.shipper.add(Arc::new(CoreSource(core.clone())));
+        let discovery = *core.discovery_key();
+        for round in 0..10_u64 {
+            core.append((0..7).map(|index| block(index, round)).collect())
+                .await
+                .unwrap();
+            let length = core.state().length;
+            ship.until(|p| {
+                p.cores
+                    .get(&discovery)
+                    .is_some_and(|core| core.durable.length >= length)
+            })
+            .await;
+        }
+        core.clear(20..30).await.unwrap();
+        ship.shipper.flush().await.unwrap();
+        ship.stop().await;
+
+        let restored = Corestore::open(there.path(), CorestoreConfig::default()).unwrap();
+        let found = restorer(&test.store)
+            .find(&discovery, Until::Newest)
+            .await
+            .unwrap();
+        let copy = restored.get(found.head.head.signed.key).await.unwrap();
+        let target = CoreTarget(copy.clone(), ContentCipher::new(content_key().as_bytes()));
+        let progress = tokio::sync::watch::Sender::default();
+        let report = restorer(&test.store)
+            .restore(&found, Arc::new(target), &progress)
+            .await
+            .unwrap();
+        assert!(report.is_complete(), "{}: {report:?}", test.name);
+        assert_eq!(copy.state().length, 70);
+        for index in (0..20).chain(30..70) {
+            let block = core.get_local(index).await.unwrap();
+            assert!(block.is_some());
+            assert_eq!(copy.get_local(index).await.unwrap(), block);
+        }
+        restored.close().await.unwrap();
+        let again = Corestore::open(there.path(), CorestoreConfig::default()).unwrap();
+        let copy = again.find(&discovery).await.unwrap().unwrap();
+        assert!(copy.state().held_blocks >= 60, "it is durable");
+        again.close().await.unwrap();
+        written.close().await.unwrap();
     }
 }
 
