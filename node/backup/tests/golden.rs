@@ -7,6 +7,7 @@
 mod model;
 mod stores;
 
+use std::fmt::Write;
 use std::path::Path;
 
 use cumulet_backup::names::CORES;
@@ -44,7 +45,7 @@ async fn what_is_written_is_byte_for_byte_what_version_1_wrote() {
     let mut lines = String::new();
     for object in list_all(test.store.as_ref(), "v1/", 100).await.unwrap() {
         let bytes = test.store.get(&object.name).await.unwrap().unwrap();
-        lines.push_str(&format!("{} {}\n", object.name, hex::encode(bytes)));
+        writeln!(lines, "{} {}", object.name, hex::encode(bytes)).unwrap();
     }
     let file = golden.join("store-v1.txt");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
