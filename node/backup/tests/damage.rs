@@ -249,13 +249,13 @@ async fn verification_reads_everything_and_names_what_is_bad() {
 /// Puts a head into an empty store under the name that it asks for, and looks for it.
 async fn found_after(core: &ModelCore, change: impl FnOnce(&mut Head)) -> Result<(), String> {
     let held = core.held().unwrap().unwrap();
-    let mut head = Head {
+    let mut sealed = Head {
         signed: held.signed,
         selection: held.cut.select(true),
     };
-    change(&mut head);
+    change(&mut sealed);
     let test = stores::file();
-    let (name, bytes) = head.seal(&content_key());
+    let (name, bytes) = sealed.seal(&content_key());
     let object = CoreNames::new(core.discovery_key()).head(&name, 0);
     test.store.put_if_absent(&object, bytes).await.unwrap();
     match restorer(&test.store)
@@ -299,7 +299,7 @@ async fn a_head_that_its_writer_did_not_sign_is_refused_though_it_is_sealed_righ
         .await
         .unwrap_err();
     assert!(reason.contains("segments"), "{reason}");
-    let reason = found_after(&core, |head| drop(head.selection.segments.pop()))
+    let reason = found_after(&core, |head| head.selection.segments.truncate(1))
         .await
         .unwrap_err();
     assert!(reason.contains("covered by no subtree"), "{reason}");
@@ -324,11 +324,11 @@ async fn a_segment_of_blocks_that_nobody_signed_is_refused_though_it_is_whole_in
         fork: 0,
         id,
     };
-    let forged = forger
+    let segment = forger
         .segment(&place, &ContentCipher::new(content_key().as_bytes()))
         .unwrap()
         .unwrap();
-    std::fs::write(test.path(&name), forged).unwrap();
+    std::fs::write(test.path(&name), segment).unwrap();
     let bare = core.bare();
     let report = restore_into(&test.store, &bare).await;
     assert_eq!(report.missing, [0..4]);
