@@ -382,11 +382,11 @@ impl Archive {
         };
         let mut backups = Vec::new();
         for core in self.cores() {
-            let stats = core.stats().await;
-            status.peers = status.peers.max(stats.peers as u32);
-            status.uploaded_bytes += stats.uploaded_bytes;
-            status.downloaded_bytes += stats.downloaded_bytes;
-            status.downloaded_blocks += stats.downloaded_blocks;
+            let traffic = core.stats().await;
+            status.peers = status.peers.max(traffic.peers as u32);
+            status.uploaded_bytes += traffic.uploaded_bytes;
+            status.downloaded_bytes += traffic.downloaded_bytes;
+            status.downloaded_blocks += traffic.downloaded_blocks;
             status.stored_bytes += stored_bytes(&core.state());
             if spec.backup {
                 let state = backup.state(core.discovery_key());

@@ -120,24 +120,21 @@ async fn serve(
         .set_nonblocking(true)
         .context("failed to set up a listener")?;
     let (service, handle) = (router.into_make_service(), handle.clone());
-    match tls {
-        Some(files) => {
-            let tls = RustlsConfig::from_pem_file(&files.cert, &files.key)
-                .await
-                .with_context(|| {
-                    format!(
-                        "failed to read {} and {}",
-                        files.cert.display(),
-                        files.key.display()
-                    )
-                })?;
-            let server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle);
-            listeners.spawn(server.serve(service));
-        }
-        None => {
-            let server = axum_server::from_tcp(listener)?.handle(handle);
-            listeners.spawn(server.serve(service));
-        }
+    if let Some(files) = tls {
+        let tls = RustlsConfig::from_pem_file(&files.cert, &files.key)
+            .await
+            .with_context(|| {
+                format!(
+                    "failed to read {} and {}",
+                    files.cert.display(),
+                    files.key.display()
+                )
+            })?;
+        let server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle);
+        listeners.spawn(server.serve(service));
+    } else {
+        let server = axum_server::from_tcp(listener)?.handle(handle);
+        listeners.spawn(server.serve(service));
     }
     Ok(())
 }

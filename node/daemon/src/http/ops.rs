@@ -56,6 +56,9 @@ async fn metrics(State(node): State<Arc<Node>>) -> Response {
         .into_response()
 }
 
+/// A metric's name, its help text, and where an archive has it.
+type Row = (&'static str, &'static str, fn(&ArchiveStatus) -> u64);
+
 /// Reads the node's numbers at the moment of the scrape: no second set of counters to keep in step.
 #[derive(Debug)]
 struct Snapshot {
@@ -85,7 +88,7 @@ impl Collector for Snapshot {
             Some(Unit::Seconds),
             node.durable_lag_seconds,
         )?;
-        let rows: [(&str, &str, fn(&ArchiveStatus) -> u64); 4] = [
+        let rows: [Row; 4] = [
             ("archive_length", "Blocks of the archive's own core.", |a| {
                 a.length
             }),
@@ -113,7 +116,7 @@ impl Collector for Snapshot {
                 metric.encode(family.encode_family(&[("discovery_key", archive.discovery_key.as_str())])?)?;
             }
         }
-        let counters: [(&str, &str, fn(&ArchiveStatus) -> u64); 2] = [
+        let counters: [Row; 2] = [
             ("archive_uploaded", "Block payload bytes sent to peers.", |a| {
                 a.uploaded_bytes
             }),
