@@ -102,7 +102,9 @@ pub struct Backup {
 
 impl std::fmt::Debug for Backup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Backup").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("Backup")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
     }
 }
 
@@ -127,7 +129,13 @@ impl Backup {
             clock: Arc::new(now),
         };
         let key = ContentKey::new(content_key);
-        let shipper = Shipper::new(Arc::clone(&store), key.clone(), ship, tasks.clone(), cancel.clone());
+        let shipper = Shipper::new(
+            Arc::clone(&store),
+            key.clone(),
+            ship,
+            tasks.clone(),
+            cancel.clone(),
+        );
         let restorer = Restorer::new(store, key, Patience::default());
         Ok(Self {
             url: config.backup_url.clone(),
@@ -177,13 +185,19 @@ impl Backup {
         let discovery_key = discovery_key(&key);
         let mark = self.restoring.join(hex::encode(discovery_key));
         if !mark.exists() && store.list().await?.contains(&discovery_key) {
-            return Ok(Opened { core: store.get(key).await?, restored: None });
+            return Ok(Opened {
+                core: store.get(key).await?,
+                restored: None,
+            });
         }
         let restored = match store.claim(key).await? {
             Some(storage) => Some(self.restore(key, storage, &mark).await),
             None => None,
         };
-        Ok(Opened { core: store.get(key).await?, restored })
+        Ok(Opened {
+            core: store.get(key).await?,
+            restored,
+        })
     }
 
     async fn restore(&self, key: Key, claim: Claim, mark: &Path) -> Result<u64, RestoreError> {
@@ -205,12 +219,22 @@ impl Backup {
             return Err(RestoreError::Target(error.into()));
         }
         if !report.damaged.is_empty() || !report.missing.is_empty() {
-            let objects: Vec<String> = report.damaged.iter().map(|damaged| damaged.object.clone()).collect();
-            let lines =
-                report.damaged.iter().map(|damaged| format!("{} was refused: {}", damaged.object, damaged.reason));
+            let objects: Vec<String> = report
+                .damaged
+                .iter()
+                .map(|damaged| damaged.object.clone())
+                .collect();
+            let lines = report
+                .damaged
+                .iter()
+                .map(|damaged| format!("{} was refused: {}", damaged.object, damaged.reason));
             let text = lines.collect::<Vec<_>>().join("; ");
             warn!(%text, missing = ?report.missing, "damaged backup");
-            let refused = Refused { objects, text, missing: report.missing };
+            let refused = Refused {
+                objects,
+                text,
+                missing: report.missing,
+            };
             lock(&self.refused).insert(discovery_key, refused);
         }
         Ok(report.length)
@@ -221,14 +245,23 @@ impl Backup {
         let discovery_key = core.discovery_key();
         let healed = {
             let refused = lock(&self.refused);
-            let Some(refused) = refused.get(discovery_key) else { return };
+            let Some(refused) = refused.get(discovery_key) else {
+                return;
+            };
             refused.clone()
         };
         let missing = healed.missing;
-        let all = |core: &BoxedCore| missing.iter().all(|range| core.bitfield().contains_range(range.clone()));
+        let all = |core: &BoxedCore| {
+            missing
+                .iter()
+                .all(|range| core.bitfield().contains_range(range.clone()))
+        };
         if core.with_core(all).await {
             let objects = healed.objects;
-            info!(?objects, "the blocks of damaged objects are here again and are shipped anew");
+            info!(
+                ?objects,
+                "the blocks of damaged objects are here again and are shipped anew"
+            );
             self.shipper.damaged(objects).await;
             lock(&self.refused).remove(discovery_key);
         }
@@ -236,11 +269,16 @@ impl Backup {
 
     /// How far the backup of a core is.
     pub fn state(&self, discovery_key: &Hash) -> BackupState {
-        let damaged = lock(&self.refused).get(discovery_key).map(|refused| refused.text.clone());
+        let damaged = lock(&self.refused)
+            .get(discovery_key)
+            .map(|refused| refused.text.clone());
         let progress = self.shipper.progress();
         let progress = progress.borrow();
         let Some(core) = progress.cores.get(discovery_key) else {
-            return BackupState { damaged, ..BackupState::default() };
+            return BackupState {
+                damaged,
+                ..BackupState::default()
+            };
         };
         BackupState {
             durable_length: core.durable.length,
@@ -266,16 +304,30 @@ impl Backup {
     pub fn condition(&self) -> Condition {
         let progress = self.shipper.progress();
         let progress = progress.borrow();
-        let (status, reason, message) = if let Some(text) = lock(&self.refused).values().next().map(|r| r.text.clone()) {
-            (ConditionStatus::False, "Damaged", text)
-        } else if let Some(failure) = progress.failure() {
-            (ConditionStatus::False, "StoreFailed", describe(failure))
-        } else if progress.cores.values().all(|core| core.settled) {
-            (ConditionStatus::True, "UpToDate", format!("everything held is in {}", self.url))
-        } else {
-            (ConditionStatus::False, "Shipping", format!("blocks are on their way to {}", self.url))
-        };
-        Condition { kind: "BackedUp".into(), status, reason: reason.into(), message }
+        let (status, reason, message) =
+            if let Some(text) = lock(&self.refused).values().next().map(|r| r.text.clone()) {
+                (ConditionStatus::False, "Damaged", text)
+            } else if let Some(failure) = progress.failure() {
+                (ConditionStatus::False, "StoreFailed", describe(failure))
+            } else if progress.cores.values().all(|core| core.settled) {
+                (
+                    ConditionStatus::True,
+                    "UpToDate",
+                    format!("everything held is in {}", self.url),
+                )
+            } else {
+                (
+                    ConditionStatus::False,
+                    "Shipping",
+                    format!("blocks are on their way to {}", self.url),
+                )
+            };
+        Condition {
+            kind: "BackedUp".into(),
+            status,
+            reason: reason.into(),
+            message,
+        }
     }
 
     /// Ships everything that waits; returns when it is in the store or the backup is stopped.
@@ -293,20 +345,29 @@ fn describe(failure: &cumulet_backup::ship::Failure) -> String {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one clock of the process, handed to whoever needs the time of day")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one clock of the process, handed to whoever needs the time of day"
+)]
 fn now() -> SystemTime {
     SystemTime::now()
 }
 
 fn open(config: &Config) -> Result<Arc<dyn ObjectStore>, BackupError> {
     let url = config.backup_url.clone();
-    let failed = |source| BackupError::Open { url: config.backup_url.clone(), source: Box::new(source) };
+    let failed = |source| BackupError::Open {
+        url: config.backup_url.clone(),
+        source: Box::new(source),
+    };
     let Some(rest) = url.strip_prefix("s3://") else {
         return Ok(Arc::new(FileStore::from_url(&url).map_err(failed)?));
     };
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let variable = |variable: &'static str| {
-        std::env::var(variable).map_err(|_| BackupError::Credentials { url: url.clone(), variable })
+        std::env::var(variable).map_err(|_| BackupError::Credentials {
+            url: url.clone(),
+            variable,
+        })
     };
     let s3 = S3Config {
         bucket: bucket.to_owned(),
@@ -333,7 +394,11 @@ impl SharedCore for Shared {
 
     fn mark(&self) -> ChangeMark {
         let state = *self.0.watch_durable().borrow();
-        ChangeMark { fork: state.fork, length: state.length, changes: state.generation }
+        ChangeMark {
+            fork: state.fork,
+            length: state.length,
+            changes: state.generation,
+        }
     }
 
     fn read<R>(&self, look: impl FnOnce(&BoxedCore) -> R) -> R {
