@@ -16,6 +16,8 @@
 
 mod bee;
 mod cache;
+#[cfg(feature = "corestore")]
+mod corestore;
 mod diff;
 mod entry;
 pub mod extension;

@@ -8,26 +8,26 @@ use cumulet_hyperbee::{BeeWriter, MemoryBlocks, WriteOptions};
 use futures::executor::block_on;
 use serde_json::Value;
 
-pub fn bytes(value: &Value) -> Bytes {
+pub(crate) fn bytes(value: &Value) -> Bytes {
     Bytes::from(hex::decode(value.as_str().unwrap()).unwrap())
 }
 
-pub fn list(value: &Value) -> &[Value] {
+pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().unwrap()
 }
 
-pub fn numbers(value: &Value) -> Vec<u64> {
+pub(crate) fn numbers(value: &Value) -> Vec<u64> {
     list(value)
         .iter()
         .map(|number| number.as_u64().unwrap())
         .collect()
 }
 
-pub fn optional_bytes(value: &Value) -> Option<Bytes> {
+pub(crate) fn optional_bytes(value: &Value) -> Option<Bytes> {
     (!value.is_null()).then(|| bytes(value))
 }
 
-pub fn metadata(case: &Value) -> Option<Metadata> {
+pub(crate) fn metadata(case: &Value) -> Option<Metadata> {
     let metadata = &case["options"]["metadata"];
     (!metadata.is_null()).then(|| Metadata {
         content_feed: optional_bytes(&metadata["contentFeed"]),
@@ -74,7 +74,7 @@ async fn apply(writer: &mut BeeWriter<MemoryBlocks>, op: &[Value], prefix: &str)
 }
 
 /// Runs the script of a case and compares every block.
-pub fn assert_writes(case: &Value) {
+pub(crate) fn assert_writes(case: &Value) {
     let options = WriteOptions {
         metadata: metadata(case),
         skip_equal: !case["options"]["alwaysDuplicate"].as_bool().unwrap(),
