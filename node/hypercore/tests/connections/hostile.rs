@@ -49,6 +49,7 @@ impl Hand {
     /// Writes what is to be written, then reads once. False at the end of the stream.
     async fn exchange(&mut self) -> bool {
         self.write().await;
+        self.stream.receive_buffer().reserve(1 << 16);
         let read = tokio::time::timeout(PATIENCE, self.io.read_buf(self.stream.receive_buffer())).await;
         read.unwrap().unwrap() > 0
     }
@@ -302,7 +303,7 @@ async fn a_peer_that_asks_for_everything_and_reads_nothing_costs_a_bounded_amoun
     append(&core, &[1 << 20; 64]).await;
     let mut hand = Hand::connect(&wires, &store).await;
     let channel = hand.open_core(core.key()).await;
-    for id in 1..=1000 {
+    for id in 1..=40 {
         let block = Some(RequestBlock {
             index: id % 64,
             nodes: 0,
@@ -317,7 +318,7 @@ async fn a_peer_that_asks_for_everything_and_reads_nothing_costs_a_bounded_amoun
         );
     }
     hand.write().await;
-    // What is asked for is 1000 MiB; only what fits the budgets has been read from the core when the store is asked.
+    // What is asked for is 40 MiB; only what fits the budgets has been read from the core when the store is asked.
     let start = Instant::now();
     let mut uploaded = 0;
     while start.elapsed() < PATIENCE {
@@ -328,10 +329,10 @@ async fn a_peer_that_asks_for_everything_and_reads_nothing_costs_a_bounded_amoun
         uploaded = now;
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
-    assert!((1..30).contains(&uploaded), "{uploaded}");
+    assert!((1..10).contains(&uploaded), "{uploaded}");
     // It goes on as soon as the peer reads.
     let mut answers = 0;
-    while answers < 1000 {
+    while answers < 40 {
         if let Some(Message::Data(_)) = hand.hear().await {
             answers += 1;
         }
