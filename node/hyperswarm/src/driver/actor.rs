@@ -40,7 +40,7 @@ pub(super) enum Command {
     Join {
         topic: Topic,
         mode: Mode,
-        done: oneshot::Sender<Result<watch::Receiver<u64>, ListenError>>,
+        done: oneshot::Sender<Result<Rounds, ListenError>>,
     },
     Release {
         topic: Topic,
@@ -66,6 +66,9 @@ pub(super) enum Command {
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Shutdown(oneshot::Sender<()>),
 }
+
+/// Lookups of a topic that have ended, and how many of them before the join.
+pub(super) type Rounds = (watch::Receiver<u64>, u64);
 
 /// What a lookup says while it runs.
 struct Found {
@@ -275,7 +278,9 @@ impl Actor {
                 }
                 self.topics.join(now, topic, mode);
                 let rounds = self.rounds.entry(topic).or_insert_with(|| watch::channel(0).0);
-                let _ = done.send(Ok(rounds.subscribe()));
+                // Counted here: when the caller comes to look, the lookup it waits for may be over already.
+                let joined_at = *rounds.borrow();
+                let _ = done.send(Ok((rounds.subscribe(), joined_at)));
             }
             Command::Release { topic, mode } => {
                 let left = self.topics.release(now, &topic, mode);
