@@ -175,22 +175,29 @@ async fn when_both_dial_at_the_same_moment_one_connection_remains_and_carries_da
         let ours = swarm(node(&bootstrap, Some(false)).await);
         let _echoes = echo_all(&ours);
         ours.listen(true).await.unwrap();
-        let _join = ours.join([90; 32], Mode::SERVER).await.unwrap();
-        _join.flushed().await;
+        let join = ours.join([90; 32], Mode::SERVER).await.unwrap();
+        join.flushed().await;
         // Topics that nobody shares: the two meet only because each is told of the other.
         let alone = json!({ "bootstrap": bootstrap, "topic": hex::encode([91; 32]), "server": true, "client": false });
         let theirs = js.call("swarm", alone).await;
-        ours.join_peer(support::key(&theirs["publicKey"]), Vec::new()).unwrap();
+        ours.join_peer(support::key(&theirs["publicKey"]), Vec::new())
+            .unwrap();
         let told = json!({ "handle": theirs["handle"], "publicKey": hex::encode(ours.public_key()) });
         js.call("join_peer", told).await;
-        stats_until(&mut js, &theirs["handle"], |stats| stats["open"] == 1 && stats["echoes"] != 0).await;
+        stats_until(&mut js, &theirs["handle"], |stats| {
+            stats["open"] == 1 && stats["echoes"] != 0
+        })
+        .await;
         let settled = Instant::now();
         let stats = loop {
             let now = ours.stats();
             if now.client_connections + now.server_connections == 1 && now.connecting == 0 {
                 break now;
             }
-            assert!(settled.elapsed() < Duration::from_secs(10), "round {round}: {now:?}");
+            assert!(
+                settled.elapsed() < Duration::from_secs(10),
+                "round {round}: {now:?}"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
         doubles += stats.duplicates;
