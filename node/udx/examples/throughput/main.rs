@@ -3,7 +3,10 @@
 //!
 //! ```sh
 //! cargo run --release -p cumulet-udx --example throughput -- [MiB] [rounds]
+//! cargo run --release -p cumulet-udx --example throughput -- paths [MiB] [rounds]
 //! ```
+//! With `paths` the two of a kind talk through slow, long, lossy paths made in user space instead.
+//!
 //! JS sides run `interop/udx/bench.js` (after `npm ci` there); without node only ours is measured.
 
 use std::{
@@ -19,6 +22,10 @@ use tokio::{
     process::{Child, ChildStdout, Command},
 };
 
+mod path;
+
+use path::{Profile, Route};
+
 type Failure = Box<dyn std::error::Error>;
 
 const CHUNK: usize = 64 * 1024;
@@ -32,14 +39,87 @@ struct Row {
 }
 
 fn main() -> Result<(), Failure> {
-    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<usize>());
-    let mib = arguments.next().transpose()?.unwrap_or(128);
-    let rounds = arguments.next().transpose()?.unwrap_or(3);
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let paths = arguments.first().is_some_and(|first| first == "paths");
+    if paths {
+        arguments.remove(0);
+    }
+    let number = |index: usize, default: usize| {
+        arguments
+            .get(index)
+            .map_or(Ok(default), |argument| argument.parse::<usize>())
+    };
+    let (mib, rounds) = (number(0, if paths { 16 } else { 128 })?, number(1, 3)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(measure(mib << 20, rounds))
+    runtime.block_on(async {
+        if paths {
+            measure_paths(mib << 20, rounds).await
+        } else {
+            measure(mib << 20, rounds).await
+        }
+    })
+}
+
+const PATHS: [Profile; 5] = [
+    path("50 Mbit/s, 20 ms", 50, 10, 100, 0.0),
+    path("50 Mbit/s, 20 ms, 1 % loss", 50, 10, 100, 0.01),
+    path("50 Mbit/s, 20 ms, 5 % loss", 50, 10, 100, 0.05),
+    path("50 Mbit/s, 20 ms, shallow queue", 50, 10, 5, 0.0),
+    path("20 Mbit/s, 160 ms", 20, 80, 200, 0.001),
+];
+
+const fn path(name: &'static str, mbit: u32, delay_ms: u64, queue_ms: u64, loss: f64) -> Profile {
+    Profile {
+        name,
+        rate: mbit as f64 * 125_000.0,
+        delay: Duration::from_millis(delay_ms),
+        queue: Duration::from_millis(queue_ms),
+        loss,
+    }
+}
+
+async fn measure_paths(bytes: usize, rounds: usize) -> Result<(), Failure> {
+    let js = js_directory().join("node_modules/udx-native").exists();
+    println!(
+        "{} MiB, medians of {rounds} rounds in turns, MiB/s (share of the path), packets sent again",
+        bytes >> 20
+    );
+    for profile in PATHS {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let mut again = 0.0;
+        for _ in 0..rounds {
+            let (rate, stats) = ours_to_ours(bytes, Some(profile)).await?;
+            ours.push(rate);
+            if let Some(stats) = stats {
+                again = ratio(stats.retransmits, stats.packets_sent);
+            }
+            if js {
+                theirs.push(js_to_js(bytes, Some(profile)).await?);
+            }
+        }
+        let share = |rate: f64| rate * f64::from(1 << 20) / profile.rate * 100.0;
+        let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+        println!(
+            "{:<34} ours {ours:>5.2} ({:>3.0} %, again {again:.3})   js {theirs:>5.2} ({:>3.0} %)",
+            profile.name,
+            share(ours),
+            share(theirs)
+        );
+    }
+    Ok(())
+}
+
+fn median(rates: &mut [f64]) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates.get(rates.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a printed share")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    part as f64 / whole as f64
 }
 
 async fn measure(bytes: usize, rounds: usize) -> Result<(), Failure> {
@@ -55,11 +135,11 @@ async fn measure(bytes: usize, rounds: usize) -> Result<(), Failure> {
     for _ in 0..rounds {
         for row in &mut rows {
             let (rate, stats) = match row.name {
-                "ours -> ours" => ours_to_ours(bytes).await?,
+                "ours -> ours" => ours_to_ours(bytes, None).await?,
                 _ if !js => continue,
                 "ours -> js" => ours_to_js(bytes).await?,
                 "js -> ours" => js_to_ours(bytes).await?,
-                _ => (js_to_js(bytes).await?, None),
+                _ => (js_to_js(bytes, None).await?, None),
             };
             row.rates.push(rate);
             row.last = stats;
@@ -141,11 +221,19 @@ async fn receive(stream: &mut UdxStream) -> Result<usize, Failure> {
     }
 }
 
-async fn ours_to_ours(bytes: usize) -> Result<(f64, Option<StreamStats>), Failure> {
+async fn ours_to_ours(bytes: usize, profile: Option<Profile>) -> Result<(f64, Option<StreamStats>), Failure> {
     let ((a, a_socket), (b, b_socket)) = (side()?, side()?);
     let (mut left, mut right) = (stream(&a, OUR_ID)?, stream(&b, JS_ID)?);
-    left.connect(&a_socket, JS_ID, b_socket.local_addr())?;
-    right.connect(&b_socket, OUR_ID, a_socket.local_addr())?;
+    let right_port = b_socket.local_addr().port();
+    let route = profile
+        .map(|profile| Route::start(profile, right_port))
+        .transpose()?;
+    let (to_right, to_left) = match &route {
+        Some(route) => (route.left, route.right),
+        None => (right_port, a_socket.local_addr().port()),
+    };
+    left.connect(&a_socket, JS_ID, localhost(to_right))?;
+    right.connect(&b_socket, OUR_ID, localhost(to_left))?;
     let started = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(async move {
@@ -199,8 +287,10 @@ async fn js_to_ours(bytes: usize) -> Result<(f64, Option<StreamStats>), Failure>
 }
 
 /// Two node processes; the sender says how many milliseconds it took until everything was acknowledged.
-async fn js_to_js(bytes: usize) -> Result<f64, Failure> {
+async fn js_to_js(bytes: usize, profile: Option<Profile>) -> Result<f64, Failure> {
     let (mut receiver, port) = Js::start(&["receive", "0"]).await?;
+    let route = profile.map(|profile| Route::start(profile, port)).transpose()?;
+    let port = route.as_ref().map_or(port, |route| route.left);
     let (mut sender, _) =
         Js::start(&["send", &port.to_string(), &bytes.to_string(), &JS_ID.to_string()]).await?;
     let millis = sender.number().await?;
