@@ -61,8 +61,8 @@ function once (node, publicKey, opts, timeout) {
 }
 
 const commands = {
-  async testnet ({ size }) {
-    const testnet = await createTestnet(size, { host: HOST })
+  async testnet ({ size, port }) {
+    const testnet = await createTestnet(size, { host: HOST, port })
     keep(() => testnet.destroy())
     return { bootstrap: testnet.bootstrap.map((b) => b.host + ':' + b.port) }
   },

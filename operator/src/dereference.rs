@@ -119,7 +119,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn pod(name: &str, state: serde_json::Value) -> Pod {
+    fn pod(name: &str, state: &serde_json::Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": name, "uid": name}, "status": {"podIP": "10.1.2.3",
             "containerStatuses": [{"name": "node", "image": "", "imageID": "", "ready": false, "restartCount": 0,
                                    "containerID": format!("containerd://{name}"), "state": state}]}}))
@@ -129,18 +129,18 @@ mod tests {
     #[test]
     fn only_running_replicas_of_this_cloud_are_asked_and_in_order() {
         let names = CloudNames::new("ada", "ns", "cluster.local");
-        let mut leaving = pod("cumulet-ada-2", json!({"running": {}}));
+        let mut leaving = pod("cumulet-ada-2", &json!({"running": {}}));
         leaving.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
             jiff::Timestamp::UNIX_EPOCH,
         ));
         let pods = [
-            pod("cumulet-ada-1", json!({"running": {}})),
-            pod("cumulet-ada-0", json!({"running": {}})),
+            pod("cumulet-ada-1", &json!({"running": {}})),
+            pod("cumulet-ada-0", &json!({"running": {}})),
             pod(
                 "cumulet-ada-3",
-                json!({"waiting": {"reason": "CrashLoopBackOff"}}),
+                &json!({"waiting": {"reason": "CrashLoopBackOff"}}),
             ),
-            pod("other-0", json!({"running": {}})),
+            pod("other-0", &json!({"running": {}})),
             leaving,
         ];
         let found: Vec<_> = running(&names, &pods)

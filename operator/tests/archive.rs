@@ -159,7 +159,7 @@ async fn a_changed_wish_is_told() {
     let scene = scene(1, json!({})).await;
     scene.reconcile().await.unwrap();
     scene.cluster.change(ARCHIVE, |archive| {
-        archive["spec"]["gateway"] = json!({"public": true})
+        archive["spec"]["gateway"] = json!({"public": true});
     });
     scene.replicas[0].requests();
     scene.reconcile().await.unwrap();
@@ -293,7 +293,7 @@ async fn an_archive_whose_replica_never_ran_goes_at_once() {
     scene
         .cluster
         .change("/api/v1/namespaces/ns/pods/cumulet-ada-0", |pod| {
-            pod["status"] = json!({})
+            pod["status"] = json!({});
         });
     scene.delete();
     scene.reconcile().await.unwrap();

@@ -50,7 +50,7 @@ async fn a_new_cloud_becomes_its_objects_with_the_stateful_set_last_and_a_status
 async fn a_steady_cloud_is_not_written_to() {
     let cluster = Cluster::default();
     let resource = cloud(&cluster, json!({"replicas": 2}));
-    let operator = operator(&cluster, &[resource.clone()], &[], 1);
+    let operator = operator(&cluster, std::slice::from_ref(&resource), &[], 1);
     reconcile(Arc::new(resource), Arc::clone(&operator))
         .await
         .unwrap();
@@ -75,7 +75,7 @@ async fn a_steady_cloud_is_not_written_to() {
 async fn a_stateful_set_that_somebody_changed_is_applied_again() {
     let cluster = Cluster::default();
     let resource = cloud(&cluster, json!({"replicas": 1}));
-    let operator = operator(&cluster, &[resource.clone()], &[], 1);
+    let operator = operator(&cluster, std::slice::from_ref(&resource), &[], 1);
     reconcile(Arc::new(resource), Arc::clone(&operator))
         .await
         .unwrap();
@@ -93,7 +93,7 @@ async fn another_operator_keeps_the_secrets_that_are_there() {
     let resource = cloud(&cluster, json!({"replicas": 2}));
     reconcile(
         Arc::new(resource.clone()),
-        operator(&cluster, &[resource.clone()], &[], 1),
+        operator(&cluster, std::slice::from_ref(&resource), &[], 1),
     )
     .await
     .unwrap();
@@ -129,7 +129,7 @@ async fn a_cloud_that_shrinks_to_one_replica_loses_its_disruption_budget() {
     let budget = "/apis/policy/v1/namespaces/ns/poddisruptionbudgets/cumulet-ada";
     let cluster = Cluster::default();
     let mut resource = cloud(&cluster, json!({"replicas": 2}));
-    let operator = operator(&cluster, &[resource.clone()], &[], 1);
+    let operator = operator(&cluster, std::slice::from_ref(&resource), &[], 1);
     reconcile(Arc::new(resource.clone()), Arc::clone(&operator))
         .await
         .unwrap();
@@ -156,7 +156,7 @@ async fn what_the_replicas_say_reaches_the_status() {
     let resource = cloud(&cluster, json!({"replicas": 2}));
     reconcile(
         Arc::new(resource.clone()),
-        operator(&cluster, &[resource.clone()], &[], 1),
+        operator(&cluster, std::slice::from_ref(&resource), &[], 1),
     )
     .await
     .unwrap();

@@ -23,10 +23,19 @@ fn writer<S: Storage>(storage: S, length: u64) -> Core<S> {
 }
 
 fn disk(dir: &TempDir, cipher: Option<ContentCipher>) -> DiskStorage {
-    let limits =
-        Limits { seal_bytes: 1 << 12, spill_bytes: 1 << 13, spill_min_bytes: 64, seal_nodes: 64, dead_bytes: 4096 };
+    let limits = Limits {
+        seal_bytes: 1 << 12,
+        spill_bytes: 1 << 13,
+        spill_min_bytes: 64,
+        seal_nodes: 64,
+        dead_bytes: 4096,
+    };
     let key = *writer(MemoryStorage::new(), 0).discovery_key();
-    let options = DiskOptions { cipher, limits, ..DiskOptions::default() };
+    let options = DiskOptions {
+        cipher,
+        limits,
+        ..DiskOptions::default()
+    };
     DiskStorage::open(dir.path(), key, options).unwrap()
 }
 
@@ -43,7 +52,11 @@ fn a_core_shipped_as_head_and_segments_is_restored_whole() {
             let (place, bytes) = origin.read_segment(id, cipher.as_ref()).unwrap().unwrap();
             assert_eq!(place.id, id);
             restored.import_segment(bytes.clone(), cipher.as_ref()).unwrap();
-            assert_eq!(restored.read_segment(id, cipher.as_ref()).unwrap().unwrap().1, bytes, "the same bytes again");
+            assert_eq!(
+                restored.read_segment(id, cipher.as_ref()).unwrap().unwrap().1,
+                bytes,
+                "the same bytes again"
+            );
         }
         restored.flush().unwrap();
         let restored = Core::open(disk(&restored_dir, cipher), *origin.key()).unwrap();
@@ -52,7 +65,10 @@ fn a_core_shipped_as_head_and_segments_is_restored_whole() {
         for index in 0..300 {
             assert_eq!(restored.get(index).unwrap(), Some(block(index)));
             let asked = Some(RequestBlock { index, nodes: 3 });
-            let request = Request { block: asked, ..Request::default() };
+            let request = Request {
+                block: asked,
+                ..Request::default()
+            };
             let proof = origin.create_proof(&request);
             assert_eq!(restored.create_proof(&request).ok(), proof.ok());
         }
@@ -66,11 +82,16 @@ fn segments_of_the_clear_go_into_an_encrypted_store_and_back() {
     let cipher = ContentCipher::new(&[4; 32]);
     let mut restored = Core::open(disk(&dir, Some(cipher.clone())), *origin.key()).unwrap();
     let segments = origin.canonical_cut().unwrap();
-    restored.adopt_head(origin.head_state(&segments).unwrap().unwrap()).unwrap();
+    restored
+        .adopt_head(origin.head_state(&segments).unwrap().unwrap())
+        .unwrap();
     for id in segments {
         let (_, bytes) = origin.read_segment(id, None).unwrap().unwrap();
         restored.import_segment(bytes, None).unwrap();
-        assert_eq!(restored.read_segment(id, None).unwrap(), origin.read_segment(id, None).unwrap());
+        assert_eq!(
+            restored.read_segment(id, None).unwrap(),
+            origin.read_segment(id, None).unwrap()
+        );
         assert!(restored.read_segment(id, Some(&cipher)).unwrap().is_some());
     }
 }
@@ -83,14 +104,27 @@ fn a_segment_that_nothing_proves_is_refused() {
     let mut reader = Core::open(MemoryStorage::new(), *origin.key()).unwrap();
     let refused = reader.import_segment(bytes.clone(), None).unwrap_err();
     assert!(matches!(refused, CoreSegmentError::NotConnected { .. }));
-    reader.adopt_head(origin.head_state(&[]).unwrap().unwrap()).unwrap();
-    assert!(matches!(reader.import_segment(bytes.clone(), None), Err(CoreSegmentError::NotConnected { .. })));
+    reader
+        .adopt_head(origin.head_state(&[]).unwrap().unwrap())
+        .unwrap();
+    assert!(matches!(
+        reader.import_segment(bytes.clone(), None),
+        Err(CoreSegmentError::NotConnected { .. })
+    ));
     let mut forked = writer(MemoryStorage::new(), 2);
     forked.append_batch((50..56).map(block).collect()).unwrap();
-    assert!(matches!(forked.import_segment(bytes.clone(), None), Err(CoreSegmentError::WrongTree { .. })));
+    assert!(matches!(
+        forked.import_segment(bytes.clone(), None),
+        Err(CoreSegmentError::WrongTree { .. })
+    ));
     let mut other = Core::open(MemoryStorage::new(), [1; 32]).unwrap();
-    assert!(matches!(other.import_segment(bytes.clone(), None), Err(CoreSegmentError::Segment(_))));
-    reader.adopt_head(origin.head_state(&[id]).unwrap().unwrap()).unwrap();
+    assert!(matches!(
+        other.import_segment(bytes.clone(), None),
+        Err(CoreSegmentError::Segment(_))
+    ));
+    reader
+        .adopt_head(origin.head_state(&[id]).unwrap().unwrap())
+        .unwrap();
     reader.import_segment(bytes, None).unwrap();
     assert_eq!(reader.get(3).unwrap(), Some(block(3)));
 }
@@ -105,17 +139,29 @@ fn a_changed_head_is_refused() {
     for node in 0..good.nodes.len() {
         let mut bad = good.clone();
         bad.nodes[node].hash[0] ^= 1;
-        assert!(matches!(bad.verify(origin.key()), Err(HeadStateError::Disconnected { .. })));
+        assert!(matches!(
+            bad.verify(origin.key()),
+            Err(HeadStateError::Disconnected { .. })
+        ));
         let mut bad = good.clone();
         bad.nodes.remove(node);
-        assert!(matches!(bad.verify(origin.key()), Err(HeadStateError::Disconnected { .. })));
+        assert!(matches!(
+            bad.verify(origin.key()),
+            Err(HeadStateError::Disconnected { .. })
+        ));
     }
     let mut bad = good.clone();
     bad.roots[0].size += 1;
-    assert!(matches!(bad.verify(origin.key()), Err(HeadStateError::Signature(_))));
+    assert!(matches!(
+        bad.verify(origin.key()),
+        Err(HeadStateError::Signature(_))
+    ));
     let mut bad = good;
     bad.fork = 1;
-    assert!(matches!(bad.verify(origin.key()), Err(HeadStateError::Signature(_))));
+    assert!(matches!(
+        bad.verify(origin.key()),
+        Err(HeadStateError::Signature(_))
+    ));
 }
 
 #[test]
@@ -128,7 +174,10 @@ fn a_head_never_takes_a_core_back_nor_onto_another_tree() {
     let mut forked = writer(MemoryStorage::new(), 3);
     forked.append_batch((70..78).map(block).collect()).unwrap();
     let other = forked.head_state(&[]).unwrap().unwrap();
-    assert!(matches!(core.adopt_head(other), Err(AdoptError::Conflict { length: 11, .. })));
+    assert!(matches!(
+        core.adopt_head(other),
+        Err(AdoptError::Conflict { length: 11, .. })
+    ));
     forked.append(block(1)).unwrap();
     let longer = forked.head_state(&[]).unwrap().unwrap();
     assert!(matches!(core.adopt_head(longer), Err(AdoptError::NotConnected)));

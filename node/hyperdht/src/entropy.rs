@@ -3,7 +3,9 @@
 use std::fmt;
 
 /// A source of random bytes: the operating system's in production, a seeded one in tests and simulations.
-pub struct Entropy(Box<dyn FnMut(&mut [u8]) + Send>);
+pub struct Entropy(Fill);
+
+type Fill = Box<dyn FnMut(&mut [u8]) + Send>;
 
 impl fmt::Debug for Entropy {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

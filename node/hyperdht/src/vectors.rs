@@ -1,5 +1,7 @@
 //! Reading the shared vector files in tests.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 use std::net::SocketAddrV4;
 
 use bytes::Bytes;

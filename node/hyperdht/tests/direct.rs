@@ -1,5 +1,12 @@
 //! Two of our nodes, without any DHT.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
 mod support;
 
 use std::time::Duration;

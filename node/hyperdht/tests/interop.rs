@@ -1,5 +1,12 @@
 //! Against real JavaScript nodes (hyperdht 6.34.0) on loopback. Needs Node.js and `npm ci` in `interop/dht`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
 mod support;
 
 use cumulet_hyperdht::{ConnectOptions, ListenOptions};
@@ -208,4 +215,114 @@ async fn two_firewalled_nodes_of_ours_punch_through_to_each_other() {
         assert_eq!(client.counters().await.punched, 1);
         client.close().await;
     }
+}
+
+/// Nodes of ours that form a DHT of their own; the first one's address is known from the start, as a bootstrap node's is.
+async fn own_dht(size: usize) -> (Vec<cumulet_hyperdht::Dht>, Vec<String>) {
+    let probe = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let public_address = support::address(&probe.local_addr().unwrap().to_string());
+    drop(probe);
+    let mut nodes = Vec::new();
+    let bootstrap = vec![public_address.to_string()];
+    for index in 0..size {
+        let first = index == 0;
+        let config = cumulet_hyperdht::DhtConfig {
+            bind: std::net::Ipv4Addr::LOCALHOST,
+            port: if first { public_address.port() } else { 0 },
+            bootstrap: if first { Vec::new() } else { bootstrap.clone() },
+            ephemeral: Some(false),
+            firewalled: Some(false),
+            public_address: first.then_some(public_address),
+            ..cumulet_hyperdht::DhtConfig::default()
+        };
+        let (tasks, cancel) = (
+            tokio_util::task::TaskTracker::new(),
+            tokio_util::sync::CancellationToken::new(),
+        );
+        let node = cumulet_hyperdht::Dht::spawn(config, &tasks, cancel)
+            .await
+            .unwrap();
+        let serving = tokio::time::timeout(std::time::Duration::from_secs(15), node.persistent()).await;
+        serving.unwrap_or_else(|_| panic!("node {index} serves the DHT: {:?}", node.status()));
+        nodes.push(node);
+    }
+    (nodes, bootstrap)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dht_of_our_nodes_alone_serves_js_peers() {
+    for size in [1, 5] {
+        let (nodes, bootstrap) = own_dht(size).await;
+        let mut js = Js::start();
+        let server = js.call("listen", json!({ "bootstrap": bootstrap })).await;
+        let wanted =
+            json!({ "bootstrap": bootstrap, "publicKey": server["publicKey"], "count": 10, "fresh": true });
+        let answer = js.call("connect", wanted).await;
+        assert_eq!(answer["ok"], 10, "{size} nodes: {answer}");
+        let asked = json!({ "bootstrap": bootstrap, "topic": hex::encode([4; 32]) });
+        let announced = js.call("announce", asked.clone()).await;
+        assert_eq!(
+            js.call("lookup", asked).await["peers"],
+            json!([announced["publicKey"]])
+        );
+        let put = json!({ "bootstrap": bootstrap, "seed": 6, "seq": 1, "mutable": "m", "immutable": "i" });
+        let stored = js.call("put", put).await;
+        let get = json!({ "bootstrap": bootstrap, "publicKey": stored["publicKey"], "hash": stored["hash"] });
+        let got = js.call("get", get).await;
+        assert_eq!((&got["mutable"], &got["immutable"]), (&json!("m"), &json!("i")));
+        let client = node(&bootstrap, None).await;
+        expect_echo(
+            client
+                .connect(key(&server["publicKey"]), options())
+                .await
+                .unwrap(),
+        )
+        .await
+        .unwrap();
+        let mut relayed = 0;
+        for node in &nodes {
+            relayed += node.counters().await.relayed;
+        }
+        assert!(relayed > 0, "the handshakes went through our nodes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_starts_before_its_bootstrap_node_joins_when_that_appears_and_again_from_known_nodes() {
+    let mut js = Js::start();
+    let port = std::net::UdpSocket::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let early = node(&[format!("127.0.0.1:{port}")], Some(false)).await;
+    assert_eq!(early.status().nodes, 0);
+    let testnet = js.call("testnet", json!({ "size": 4, "port": port })).await;
+    assert_eq!(testnet["bootstrap"][0], format!("127.0.0.1:{port}"));
+    // The first node of a network of JavaScript nodes alone never learns its address, and so has no id.
+    let joined = async {
+        while early.status().nodes < 3 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), joined)
+        .await
+        .expect("it joins by itself");
+    let known_nodes = early.known_nodes().await;
+    assert!(known_nodes.len() >= 3);
+    early.close().await;
+    let config = cumulet_hyperdht::DhtConfig {
+        bind: std::net::Ipv4Addr::LOCALHOST,
+        known_nodes,
+        ..cumulet_hyperdht::DhtConfig::default()
+    };
+    let (tasks, cancel) = (
+        tokio_util::task::TaskTracker::new(),
+        tokio_util::sync::CancellationToken::new(),
+    );
+    let again = cumulet_hyperdht::Dht::spawn(config, &tasks, cancel)
+        .await
+        .unwrap();
+    again.bootstrapped().await;
+    assert!(again.status().nodes >= 3, "without any bootstrap name");
 }

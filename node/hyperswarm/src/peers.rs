@@ -77,6 +77,10 @@ pub(crate) enum Link {
     },
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about a peer, as in the protocol's rules"
+)]
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) attempts: u32,
@@ -146,7 +150,7 @@ impl Peer {
 pub(crate) struct Peers {
     own_key: [u8; 32],
     limits: SwarmLimits,
-    peers: HashMap<[u8; 32], Peer>,
+    known: HashMap<[u8; 32], Peer>,
     next_number: u64,
 }
 
@@ -176,7 +180,7 @@ impl Peers {
         Self {
             own_key,
             limits,
-            peers: HashMap::new(),
+            known: HashMap::new(),
             next_number: 0,
         }
     }
@@ -186,20 +190,21 @@ impl Peers {
         self.next_number
     }
 
-    pub(crate) fn get(&self, public_key: &[u8; 32]) -> Option<&Peer> {
-        self.peers.get(public_key)
+    #[cfg(test)]
+    fn get(&self, public_key: &[u8; 32]) -> Option<&Peer> {
+        self.known.get(public_key)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.peers.len()
+        self.known.len()
     }
 
     fn upsert(&mut self, public_key: [u8; 32]) -> Option<&mut Peer> {
-        let full = self.peers.len() >= self.limits.max_known_peers && !self.peers.contains_key(&public_key);
+        let full = self.known.len() >= self.limits.max_known_peers && !self.known.contains_key(&public_key);
         if full || public_key == self.own_key {
             return None;
         }
-        Some(self.peers.entry(public_key).or_insert_with(Peer::new))
+        Some(self.known.entry(public_key).or_insert_with(Peer::new))
     }
 
     /// A lookup named this peer under a topic that we are in as client.
@@ -237,7 +242,7 @@ impl Peers {
     }
 
     pub(crate) fn leave_peer(&mut self, public_key: &[u8; 32]) {
-        if let Some(peer) = self.peers.get_mut(public_key) {
+        if let Some(peer) = self.known.get_mut(public_key) {
             peer.explicit = false;
         }
         self.collect(public_key);
@@ -261,25 +266,25 @@ impl Peers {
     }
 
     pub(crate) fn forget_topic(&mut self, topic: &Topic) {
-        for peer in self.peers.values_mut() {
+        for peer in self.known.values_mut() {
             if peer.topics.remove(topic) && peer.topics.is_empty() && !peer.explicit {
                 peer.queued = false;
                 peer.retry_at = None;
             }
         }
-        self.peers.retain(|_, peer| !peer.is_garbage());
+        self.known.retain(|_, peer| !peer.is_garbage());
     }
 
     fn collect(&mut self, public_key: &[u8; 32]) {
-        if self.peers.get(public_key).is_some_and(Peer::is_garbage) {
-            self.peers.remove(public_key);
+        if self.known.get(public_key).is_some_and(Peer::is_garbage) {
+            self.known.remove(public_key);
         }
     }
 
     /// Dials under way, connections we dialled, connections that others dialled.
     pub(crate) fn count(&self) -> (usize, usize, usize) {
         let mut count = (0, 0, 0);
-        for peer in self.peers.values() {
+        for peer in self.known.values() {
             match peer.link {
                 Link::None => {}
                 Link::Dialling(_) => count.0 += 1,
@@ -302,7 +307,7 @@ impl Peers {
         }
         let room = dialling + ours + theirs < self.limits.max_peers;
         let candidates = || {
-            self.peers
+            self.known
                 .iter()
                 .filter(|(_, peer)| peer.queued && (room || peer.explicit))
         };
@@ -314,7 +319,7 @@ impl Peers {
         let index = usize::try_from(random % (equals.len().max(1) as u64)).unwrap_or(0);
         let public_key = *equals.get(index)?;
         let number = self.number();
-        let peer = self.peers.get_mut(&public_key)?;
+        let peer = self.known.get_mut(&public_key)?;
         peer.queued = false;
         peer.link = Link::Dialling(number);
         Some(Dial {
@@ -326,7 +331,7 @@ impl Peers {
 
     /// A dial failed.
     pub(crate) fn failed(&mut self, now: Instant, public_key: &[u8; 32], number: u64, random: u8) {
-        let Some(peer) = self.peers.get_mut(public_key) else {
+        let Some(peer) = self.known.get_mut(public_key) else {
             return;
         };
         if peer.link != Link::Dialling(number) {
@@ -340,7 +345,7 @@ impl Peers {
     /// A dial came through. `None`: it was given up meanwhile, drop it.
     pub(crate) fn dialled(&mut self, now: Instant, public_key: &[u8; 32], number: u64) -> Option<u64> {
         let peer = self
-            .peers
+            .known
             .get_mut(public_key)
             .filter(|peer| peer.link == Link::Dialling(number))?;
         if peer.banned {
@@ -398,7 +403,7 @@ impl Peers {
 
     /// A connection ended.
     pub(crate) fn closed(&mut self, now: Instant, public_key: &[u8; 32], number: u64, random: u8) {
-        let Some(peer) = self.peers.get_mut(public_key) else {
+        let Some(peer) = self.known.get_mut(public_key) else {
             return;
         };
         if !matches!(peer.link, Link::Open { number: open, .. } if open == number) {
@@ -416,7 +421,7 @@ impl Peers {
     }
 
     fn lost(&mut self, now: Instant, public_key: &[u8; 32], random: u8) {
-        let Some(peer) = self.peers.get_mut(public_key) else {
+        let Some(peer) = self.known.get_mut(public_key) else {
             return;
         };
         peer.attempts += 1;
@@ -429,29 +434,29 @@ impl Peers {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.peers.values().filter_map(|peer| peer.retry_at).min()
+        self.known.values().filter_map(|peer| peer.retry_at).min()
     }
 
     /// Queues the peers whose wait is over.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        for peer in self.peers.values_mut() {
+        for peer in self.known.values_mut() {
             if peer.retry_at.is_some_and(|at| at <= now) {
                 peer.retry_at = None;
                 peer.enqueue();
             }
         }
-        self.peers.retain(|_, peer| !peer.is_garbage());
+        self.known.retain(|_, peer| !peer.is_garbage());
     }
 
     /// Whether a peer found under this topic is connected.
     pub(crate) fn is_connected_under(&self, topic: &Topic) -> bool {
-        self.peers
+        self.known
             .values()
             .any(|peer| matches!(peer.link, Link::Open { .. }) && peer.topics.contains(topic))
     }
 
     pub(crate) fn statuses(&self) -> Vec<PeerStatus> {
-        self.peers
+        self.known
             .iter()
             .map(|(public_key, peer)| PeerStatus {
                 public_key: *public_key,

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use crate::{Mode, Topic};
 
 /// Between lookups of a topic where somebody was found and is connected (npm `hyperswarm`), plus up to a fifth.
-const REFRESH: Duration = Duration::from_secs(600);
+const REFRESH: Duration = Duration::from_mins(10);
 /// While peers of the topic are known, but none is connected: a newcomer may be there by now.
-const REFRESH_UNCONNECTED: Duration = Duration::from_secs(60);
+const REFRESH_UNCONNECTED: Duration = Duration::from_mins(1);
 /// While nobody was ever found: first wait, doubled up to the second value; after [`FRUITLESS`] lookups the third. JS waits
 /// ten minutes, and a peer that announces itself a second too late is not found before.
 const LONELY_FIRST: Duration = Duration::from_secs(2);
 const LONELY_LAST: Duration = Duration::from_secs(30);
-const LONELY_PATIENT: Duration = Duration::from_secs(120);
+const LONELY_PATIENT: Duration = Duration::from_mins(2);
 const FRUITLESS: u32 = 20;
 /// Lookups at a time. Hundreds of topics joined at once must not flood the DHT.
 const MAX_RUNNING: usize = 8;

@@ -1,5 +1,12 @@
 //! Peers joined by key and address, without any DHT: how the replicas of one cloud hold together.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
 #[path = "../../hyperdht/tests/support/mod.rs"]
 mod support;
 

@@ -1,5 +1,12 @@
 //! Against real JavaScript swarms (hyperswarm 4.17.2) on loopback. Needs Node.js and `npm ci` in `interop/dht`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
 #[path = "../../hyperdht/tests/support/mod.rs"]
 mod support;
 

@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn a_holder_with_a_longer_duration_is_respected() {
         let mut other = held(Some("other"), 20);
-        other.duration = Some(Duration::from_secs(60));
+        other.duration = Some(Duration::from_mins(1));
         assert_eq!(decide(Some(&other), "me", LEAST), Decision::Wait);
         other.duration = Some(Duration::ZERO);
         other.unchanged = Duration::from_secs(10);

@@ -53,18 +53,18 @@ async fn authorize(State(token): State<Arc<str>>, request: Request, next: Next) 
 }
 
 async fn status(State(node): State<Arc<Node>>) -> Json<NodeStatus> {
-    Json(node.status())
+    Json(node.status().await)
 }
 
 async fn archives(State(node): State<Arc<Node>>) -> Json<Vec<ArchiveStatus>> {
-    Json(node.archives())
+    Json(node.archives().await)
 }
 
 async fn archive(
     State(node): State<Arc<Node>>,
     Path(key): Path<String>,
 ) -> Result<Json<ArchiveStatus>, ProblemResponse> {
-    Ok(Json(node.archive(&parse_key(&key)?).ok_or_else(not_pinned)?))
+    Ok(Json(node.archive(&parse_key(&key)?).await.ok_or_else(not_pinned)?))
 }
 
 async fn put_archive(

@@ -16,6 +16,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use cumulet_api::{ArchiveStatus, NodeStatus};
+
 use crate::node::Node;
 
 /// The router of the ops listener.
@@ -36,7 +38,7 @@ async fn readyz(State(node): State<Arc<Node>>) -> Response {
 
 async fn metrics(State(node): State<Arc<Node>>) -> Response {
     let mut registry = Registry::with_prefix("cumulet_node");
-    registry.register_collector(Box::new(Snapshot(node)));
+    registry.register_collector(Box::new(Snapshot { node: node.status().await, archives: node.archives().await }));
     let mut body = String::new();
     if text::encode(&mut body, &registry).is_err() {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -46,11 +48,14 @@ async fn metrics(State(node): State<Arc<Node>>) -> Response {
 
 /// Reads the node's numbers at the moment of the scrape: no second set of counters to keep in step.
 #[derive(Debug)]
-struct Snapshot(Arc<Node>);
+struct Snapshot {
+    node: NodeStatus,
+    archives: Vec<ArchiveStatus>,
+}
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let node = self.0.status();
+        let node = &self.node;
         let mut gauge = |name: &str, help: &str, unit: Option<Unit>, value: u64| {
             let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             let encoder = encoder.encode_descriptor(name, help, unit.as_ref(), metric.metric_type())?;
@@ -60,8 +65,7 @@ impl Collector for Snapshot {
         gauge("archives", "Archives pinned.", None, node.archives.into())?;
         gauge("stored", "Bytes of blocks held.", Some(Unit::Bytes), node.bytes_stored)?;
         gauge("durable_lag", "Age of the oldest block without backup.", Some(Unit::Seconds), node.durable_lag_seconds)?;
-        let archives = self.0.archives();
-        let rows: [(&str, &str, fn(&cumulet_api::ArchiveStatus) -> u64); 4] = [
+        let rows: [(&str, &str, fn(&ArchiveStatus) -> u64); 4] = [
             ("archive_length", "Blocks of the archive's own core.", |a| a.length),
             ("archive_stored_blocks", "Blocks held over all of the archive's cores.", |a| a.stored_blocks),
             ("archive_durable_length", "Length up to which everything held is backed up.", |a| a.durable_length),
@@ -70,19 +74,19 @@ impl Collector for Snapshot {
         for (name, help, read) in rows {
             let kind = ConstGauge::new(0_i64).metric_type();
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-            for archive in &archives {
+            for archive in &self.archives {
                 let metric = ConstGauge::new(i64::try_from(read(archive)).unwrap_or(i64::MAX));
                 metric.encode(family.encode_family(&[("discovery_key", archive.discovery_key.as_str())])?)?;
             }
         }
-        let counters: [(&str, &str, fn(&cumulet_api::ArchiveStatus) -> u64); 2] = [
+        let counters: [(&str, &str, fn(&ArchiveStatus) -> u64); 2] = [
             ("archive_uploaded", "Block payload bytes sent to peers.", |a| a.uploaded_bytes),
             ("archive_downloaded", "Block payload bytes accepted from peers.", |a| a.downloaded_bytes),
         ];
         for (name, help, read) in counters {
             let kind = ConstCounter::new(0_u64).metric_type();
             let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Bytes), kind)?;
-            for archive in &archives {
+            for archive in &self.archives {
                 let metric = ConstCounter::new(read(archive));
                 metric.encode(family.encode_family(&[("discovery_key", archive.discovery_key.as_str())])?)?;
             }

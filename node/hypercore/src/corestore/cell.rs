@@ -19,7 +19,7 @@ use crate::crypto::{Hash, Key};
 use crate::replication::{CoreReplica, Event, PeerId, Replicator};
 use crate::storage::{Storage, StorageError};
 
-/// A core of a store, wherever it is kept.
+/// A core of a store, wherever its state lives.
 pub type BoxedCore = Core<Box<dyn Storage>>;
 pub(crate) type Guard = OwnedMutexGuard<Cell>;
 

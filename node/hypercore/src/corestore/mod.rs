@@ -9,6 +9,7 @@
 //! with [`Corestore::close`].
 
 pub(crate) mod cell;
+mod claim;
 mod handle;
 mod key_file;
 pub(crate) mod outbox;
@@ -28,10 +29,12 @@ use crate::replication::PeerId;
 use crate::storage::{DiskOptions, DiskStorage, MemoryStorage, Storage, StorageError};
 
 use cell::Shared;
+use claim::Claims;
 use key_file::CorePaths;
 use outbox::Outbox;
 
 pub use cell::BoxedCore;
+pub use claim::Claim;
 pub use handle::{CoreHandle, CoreState, CoreStats, Download};
 
 /// Requests in flight per peer and core: with blocks of 64 KiB this fills a path of 8 MiB, and of a larger one the peer's own
@@ -85,6 +88,9 @@ pub enum CorestoreError {
         #[source]
         source: std::io::Error,
     },
+    /// The core is being restored.
+    #[error("the core is being restored")]
+    Claimed,
     /// The core or the store was closed.
     #[error("the core is closed")]
     Closed,
@@ -102,6 +108,8 @@ struct Inner {
     config: CorestoreConfig,
     /// Open cores. Locked while one is opened, so that none is opened twice.
     cores: Mutex<Option<HashMap<Hash, Arc<Shared>>>>,
+    /// Cores that are being restored: not to be opened.
+    claims: Claims,
     connections: StdMutex<Vec<Weak<Outbox>>>,
     next_peer: AtomicU64,
 }
@@ -133,6 +141,7 @@ impl Corestore {
                 place,
                 config,
                 cores: Mutex::new(Some(HashMap::new())),
+                claims: Claims::default(),
                 connections: StdMutex::default(),
                 next_peer: AtomicU64::new(1),
             }),
@@ -195,7 +204,7 @@ impl Corestore {
         if let Some(shared) = cores.get(discovery_key) {
             return Ok(Some(shared.clone()));
         }
-        let Some(paths) = self.paths_of(discovery_key) else {
+        let Some(paths) = self.paths_of(discovery_key).filter(|_| !self.is_claimed(discovery_key)) else {
             return Ok(None);
         };
         let disk = self.inner.config.disk.clone();
@@ -223,6 +232,8 @@ impl Corestore {
         let cores = cores.as_mut().ok_or(CorestoreError::Closed)?;
         let shared = if let Some(shared) = cores.get(&discovery_key) {
             shared.clone()
+        } else if self.is_claimed(&discovery_key) {
+            return Err(CorestoreError::Claimed);
         } else {
             let (paths, disk) = (self.paths_of(&discovery_key), self.inner.config.disk.clone());
             let opened = blocking(move || {
@@ -243,6 +254,43 @@ impl Corestore {
         };
         self.offer(&shared);
         Ok(CoreHandle { shared })
+    }
+
+    /// The storage of a core that is not open, made if the store does not hold it; none while somebody has it open. Until it is
+    /// dropped the core can't be opened.
+    ///
+    /// # Errors
+    /// [`CorestoreError::Claimed`] if it is claimed already; those of opening a storage.
+    pub async fn claim(&self, key: Key) -> Result<Option<Claim>, CorestoreError> {
+        let discovery_key = discovery_key(&key);
+        let cores = self.inner.cores.lock().await;
+        let cores = cores.as_ref().ok_or(CorestoreError::Closed)?;
+        if cores.contains_key(&discovery_key) {
+            return Ok(None);
+        }
+        let claims = self.inner.claims.clone();
+        if !claims.lock().unwrap_or_else(PoisonError::into_inner).insert(discovery_key) {
+            return Err(CorestoreError::Claimed);
+        }
+        let (paths, disk) = (self.paths_of(&discovery_key), self.inner.config.disk.clone());
+        let opened = blocking(move || match paths {
+            Some(paths) => {
+                paths.write_key(&key)?;
+                open_disk(&paths, key, disk)
+            }
+            None => Ok(Box::new(MemoryStorage::new())),
+        });
+        match opened.await {
+            Ok(storage) => Ok(Some(Claim::new(storage, discovery_key, claims))),
+            Err(error) => {
+                claims.lock().unwrap_or_else(PoisonError::into_inner).remove(&discovery_key);
+                Err(error)
+            }
+        }
+    }
+
+    fn is_claimed(&self, discovery_key: &Hash) -> bool {
+        self.inner.claims.lock().unwrap_or_else(PoisonError::into_inner).contains(discovery_key)
     }
 
     /// Has every connection open a channel for the core, now and in the future.

@@ -105,9 +105,8 @@ pub fn encode(
     blocks: &[Bytes],
 ) -> Result<Encoded, SegmentError> {
     let level = place.id.level;
-    let does_not_fit = SegmentError::DoesNotFit { level };
     if level > MAX_LEVEL || blocks.len() != 1 << level {
-        return Err(does_not_fit);
+        return Err(SegmentError::DoesNotFit { level });
     }
     let first = place.id.blocks().start;
     let leaves: Vec<Node> = (first..)
@@ -115,6 +114,23 @@ pub fn encode(
         .map(|(index, block)| Node::leaf(index, block))
         .collect();
     let root = top(leaves.clone(), &mut Vec::new());
+    encode_hashed(place, cipher, blocks, &leaves, root)
+}
+
+/// As [`encode`], for blocks whose leaves and top are known, so that nothing is hashed again. The caller has checked
+/// that these are the blocks that were hashed.
+pub(crate) fn encode_hashed(
+    place: &Place,
+    cipher: Option<&ContentCipher>,
+    blocks: &[Bytes],
+    leaves: &[Node],
+    root: Node,
+) -> Result<Encoded, SegmentError> {
+    let level = place.id.level;
+    let does_not_fit = SegmentError::DoesNotFit { level };
+    if level > MAX_LEVEL || blocks.len() != 1 << level || leaves.len() != blocks.len() {
+        return Err(does_not_fit);
+    }
     let overhead = if cipher.is_some() { OVERHEAD } else { 0 };
     let stored_bytes: usize = blocks.iter().map(|block| block.len() + overhead).sum();
     if u32::try_from(stored_bytes).is_err() {

@@ -28,7 +28,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(3);
 /// Names are resolved again after this: first while nobody is known, doubled up to the last; then rarely.
 const RESOLVE_FIRST: Duration = Duration::from_secs(1);
 const RESOLVE_LAST: Duration = Duration::from_secs(30);
-const RESOLVE_IDLE: Duration = Duration::from_secs(600);
+const RESOLVE_IDLE: Duration = Duration::from_mins(10);
 /// Datagrams of hole punchers' sockets waiting for the task. Beyond, the sockets' own queues fill and then drop.
 const EXTRA_QUEUE: usize = 256;
 /// Nodes remembered for the next start.
@@ -116,6 +116,10 @@ pub(super) struct Actor {
     closing: Option<(Instant, Vec<oneshot::Sender<()>>)>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives at a time, on the task's stack"
+)]
 enum Input {
     Datagram(SocketId, Option<Datagram>),
     FirstPacket(u32, Option<Source>),
@@ -204,9 +208,14 @@ impl Actor {
         }
     }
 
+    /// There is somebody to join through.
+    fn has_names(&self) -> bool {
+        !(self.bootstrap.is_empty() && self.known_nodes.is_empty())
+    }
+
     fn next_wake(&self) -> Instant {
         let closing = self.closing.as_ref().map(|(deadline, _)| *deadline);
-        let resolve = (!self.bootstrap.is_empty() && self.resolving.is_none()).then_some(self.resolve_at);
+        let resolve = (self.has_names() && self.resolving.is_none()).then_some(self.resolve_at);
         [closing, resolve]
             .into_iter()
             .flatten()
@@ -218,26 +227,24 @@ impl Actor {
     fn handle(&mut self, input: Input) -> bool {
         let now = Instant::now();
         match input {
-            Input::Cancelled | Input::Datagram(_, None) => return false,
+            // Without handles nobody can close us or use what we do.
+            Input::Cancelled | Input::Datagram(_, None) | Input::Command(None) => return false,
             Input::Datagram(socket, Some(datagram)) => {
                 if let Some(from) = v4(datagram.from) {
                     self.node.handle_datagram(now, socket, from, &datagram.bytes);
                 }
             }
             Input::FirstPacket(stream, source) => {
-                if let Some((source, from)) = source.and_then(|s| v4(s.address).map(|from| (s, from))) {
-                    if let Some(socket) = self.socket_id(&source.socket) {
-                        self.node.handle_stream_packet(now, stream, socket, from);
-                    }
+                let heard = source.and_then(|s| Some((self.socket_id(&s.socket)?, v4(s.address)?)));
+                if let Some((socket, from)) = heard {
+                    self.node.handle_stream_packet(now, stream, socket, from);
                 }
             }
-            // All handles are gone: nobody can close us or use what we do.
-            Input::Command(None) => return false,
             Input::Command(Some(command)) => self.command(now, command),
             Input::Resolved(nodes) => self.on_resolved(now, nodes),
             Input::Time => {
                 self.node.handle_timeout(now);
-                if self.resolving.is_none() && now >= self.resolve_at && !self.bootstrap.is_empty() {
+                if self.resolving.is_none() && now >= self.resolve_at && self.has_names() {
                     self.resolving = Some(Box::pin(resolve(self.bootstrap.clone())));
                 }
             }

@@ -17,7 +17,7 @@ use crate::address;
 pub use self::noise_payload::{Firewall, NoisePayload, RelayThrough};
 pub(crate) use self::noise_payload::{Holepunch, Relay, Udx};
 pub(crate) use self::signed::{
-    announce_signable, mutable_signable, sign_announce, sign_mutable, unannounce_signable, verify_mutable,
+    announce_signable, sign_announce, sign_mutable, unannounce_signable, verify_mutable,
 };
 
 /// Commands of the user layer.

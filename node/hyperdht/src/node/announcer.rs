@@ -134,7 +134,7 @@ impl Node {
         }
     }
 
-    pub(super) fn on_announce_nodes(&mut self, now: Instant, server: ServerId, closest: Vec<Reply>) {
+    pub(super) fn on_announce_nodes(&mut self, now: Instant, server: ServerId, closest: &[Reply]) {
         let Some(entry) = self.servers.get_mut(&server) else {
             return;
         };
@@ -143,7 +143,7 @@ impl Node {
         announcer.cycles[2].clear();
         announcer.closest = closest.iter().map(|reply| reply.from).collect();
         let mut asks = Vec::new();
-        for reply in &closest {
+        for reply in closest {
             let (Some(token), Some(id)) = (reply.token, reply.from_id) else {
                 continue;
             };
@@ -344,7 +344,7 @@ impl Node {
             ..Ask::new(step.node, command::FIND_PEER)
         };
         let request = self.rpc.request(now, ask);
-        self.requests.insert(request, Purpose::Unannounce(step));
+        self.requests.insert(request, Purpose::Unannounce(Box::new(step)));
     }
 
     pub(super) fn on_unannounce(&mut self, now: Instant, step: Unannouncing, reply: Option<Reply>) {
@@ -360,8 +360,10 @@ impl Node {
                 ..Ask::new(step.node, command::UNANNOUNCE)
             };
             let request = self.rpc.request(now, ask);
-            self.requests
-                .insert(request, Purpose::Unannounce(Unannouncing { told: true, ..step }));
+            self.requests.insert(
+                request,
+                Purpose::Unannounce(Box::new(Unannouncing { told: true, ..step })),
+            );
             return;
         }
         let Some(entry) = self.servers.get_mut(&step.server) else {

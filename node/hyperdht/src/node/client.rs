@@ -397,7 +397,7 @@ impl Node {
             self.requests
                 .insert(request, Purpose::LanPing { connect, address });
         }
-        if !self.start_client_punch(now, connect, plan) {
+        if !self.start_client_punch(now, connect, &plan) {
             self.way_failed(now, connect, ConnectError::CannotHolepunch);
         }
     }

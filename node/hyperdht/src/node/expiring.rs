@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn renewing_one_key_for_ever_does_not_grow_the_map() {
         let start = Instant::now();
-        let mut map = Expiring::new(8, Duration::from_secs(3_600));
+        let mut map = Expiring::new(8, Duration::from_hours(1));
         for _ in 0..10_000 {
             map.insert(start, 1, ());
         }

@@ -45,11 +45,11 @@ pub(crate) use self::client::ConnectRequest;
 pub(crate) use self::operation::{Goal, Outcome};
 
 /// How often stored records are looked through for old ones.
-const EXPIRE_EVERY: Duration = Duration::from_secs(60);
+const EXPIRE_EVERY: Duration = Duration::from_mins(1);
 
 /// Relay addresses of peers we reached, kept so that the next connection needs no search.
 const MAX_KNOWN_ROUTES: usize = 4_096;
-const KNOWN_ROUTE_AGE: Duration = Duration::from_secs(3_600);
+const KNOWN_ROUTE_AGE: Duration = Duration::from_hours(1);
 
 /// Diffie-Hellman handshakes per source host. A busy relay hands on many clients' handshakes.
 const HANDSHAKE_RATION: (u32, u32) = (512, 128);
@@ -155,7 +155,7 @@ enum Purpose {
     AnnouncePing {
         server: ServerId,
     },
-    Unannounce(Unannouncing),
+    Unannounce(Box<Unannouncing>),
     Operation(OperationId),
     Handshake {
         connect: ConnectId,
@@ -444,7 +444,7 @@ impl Node {
                     self.event(Event::Bootstrapped);
                     self.announce_soon(now);
                 }
-                RpcEvent::Request(incoming) => self.on_request(now, incoming),
+                RpcEvent::Request(incoming) => self.on_request(now, &incoming),
                 RpcEvent::Response { request, result } => {
                     if let Some(purpose) = self.requests.remove(&request) {
                         self.on_response(now, purpose, result);
@@ -456,8 +456,8 @@ impl Node {
                     Some(QueryPurpose::Announcer(_)) | None => {}
                 },
                 RpcEvent::QueryDone { query, closest } => match self.queries.remove(&query) {
-                    Some(QueryPurpose::Announcer(server)) => self.on_announce_nodes(now, server, closest),
-                    Some(QueryPurpose::Operation(id)) => self.on_operation_nodes(now, id, closest),
+                    Some(QueryPurpose::Announcer(server)) => self.on_announce_nodes(now, server, &closest),
+                    Some(QueryPurpose::Operation(id)) => self.on_operation_nodes(now, id, &closest),
                     Some(QueryPurpose::Connect(id)) => self.on_routes_exhausted(now, id),
                     None => {}
                 },
@@ -476,12 +476,12 @@ impl Node {
                 self.on_announce_commit(now, server, stored.then_some((node, seen_as)));
             }
             Purpose::AnnouncePing { server } => self.on_announce_ping(now, server, result.is_ok()),
-            Purpose::Unannounce(step) => self.on_unannounce(now, step, result.ok()),
+            Purpose::Unannounce(step) => self.on_unannounce(now, *step, result.ok()),
             Purpose::Operation(id) => {
-                self.on_operation_commit(now, id, result.is_ok_and(|reply| reply.error == 0))
+                self.on_operation_commit(id, result.is_ok_and(|reply| reply.error == 0));
             }
             Purpose::Handshake { connect, asked } => {
-                self.on_handshake_reply(now, connect, asked, result.ok())
+                self.on_handshake_reply(now, connect, asked, result.ok());
             }
             Purpose::NatSample { puncher, socket } => {
                 self.on_nat_sample(now, puncher, socket, result.as_ref().ok());
@@ -508,3 +508,8 @@ impl Node {
         a == b
     }
 }
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;

@@ -61,7 +61,8 @@ impl NatClass {
         self.told.as_ref()
     }
 
-    pub(super) fn sampled(&self) -> usize {
+    #[cfg(test)]
+    fn sampled(&self) -> usize {
         self.sampled
     }
 

@@ -234,7 +234,7 @@ impl Node {
         }
     }
 
-    pub(super) fn on_operation_nodes(&mut self, now: Instant, id: OperationId, closest: Vec<Reply>) {
+    pub(super) fn on_operation_nodes(&mut self, now: Instant, id: OperationId, closest: &[Reply]) {
         let Some(operation) = self.operations.get_mut(&id) else {
             return;
         };
@@ -260,7 +260,7 @@ impl Node {
         }
     }
 
-    pub(super) fn on_operation_commit(&mut self, _now: Instant, id: OperationId, stored: bool) {
+    pub(super) fn on_operation_commit(&mut self, id: OperationId, stored: bool) {
         let Some(operation) = self.operations.get_mut(&id) else {
             return;
         };

@@ -67,7 +67,7 @@ pub(super) struct PunchPlan {
 
 impl Node {
     /// Starts punching; false when there is no room for a puncher.
-    pub(super) fn start_client_punch(&mut self, now: Instant, connect: ConnectId, plan: PunchPlan) -> bool {
+    pub(super) fn start_client_punch(&mut self, now: Instant, connect: ConnectId, plan: &PunchPlan) -> bool {
         let chosen = plan
             .relays
             .iter()

@@ -242,12 +242,10 @@ impl Node {
             .get_mut(&server)
             .and_then(|entry| entry.slots.get_mut(slot)?.as_mut());
         let socket = self.punchers.get(&id)?.socket();
-        match state.and_then(|state| state.open_secure(secret, id)) {
-            Some(()) => Some(socket),
-            None => {
-                self.close_puncher(now, id);
-                None
-            }
+        if state.and_then(|state| state.open_secure(secret, id)).is_none() {
+            self.close_puncher(now, id);
+            return None;
         }
+        Some(socket)
     }
 }

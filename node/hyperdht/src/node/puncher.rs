@@ -475,7 +475,7 @@ impl Node {
                 *round += 1;
                 *at = now + CONSISTENT_EVERY;
                 // An address that is not proven may be somebody else's: it gets a probe only now and then.
-                let all = *round & 3 == 0;
+                let all = round.is_multiple_of(4);
                 let chosen = puncher
                     .remote
                     .addresses

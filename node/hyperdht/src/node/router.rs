@@ -164,10 +164,10 @@ mod tests {
     fn actions(route: &Route) -> Vec<(&'static str, Option<Value>)> {
         match route {
             Route::Drop => vec![],
-            Route::CloserNodes => vec![("reply", None)],
             Route::Relay { to, .. } => vec![("relay_request_same_tid", Some(written(*to)))],
             Route::Respond { to, .. } => vec![("reply", Some(written(*to)))],
-            Route::Serve {
+            Route::CloserNodes
+            | Route::Serve {
                 reply: ReplyPath::Direct,
                 ..
             } => vec![("reply", None)],

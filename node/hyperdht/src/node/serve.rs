@@ -13,18 +13,18 @@ use crate::rpc::{Answer, Incoming};
 use crate::{Hash, SocketId};
 
 impl Node {
-    pub(super) fn on_request(&mut self, now: Instant, incoming: Incoming) {
+    pub(super) fn on_request(&mut self, now: Instant, incoming: &Incoming) {
         if !self.answer_rations.take(now, *incoming.from.ip()) {
             self.counters.rationed += 1;
             return;
         }
         match incoming.command {
-            command::PEER_HANDSHAKE => self.on_peer_handshake(now, &incoming),
-            command::PEER_HOLEPUNCH => self.on_peer_holepunch(now, &incoming),
+            command::PEER_HANDSHAKE => self.on_peer_handshake(now, incoming),
+            command::PEER_HOLEPUNCH => self.on_peer_holepunch(now, incoming),
             command::FIND_PEER..=command::IMMUTABLE_GET if self.rpc.id().is_some() => {
-                self.on_storage(now, &incoming);
+                self.on_storage(now, incoming);
             }
-            _ => self.rpc.decline(now, &incoming),
+            _ => self.rpc.decline(now, incoming),
         }
     }
 
@@ -89,7 +89,6 @@ impl Node {
 
     fn pass_on(&mut self, now: Instant, incoming: &Incoming, route: Route) {
         match route {
-            Route::Drop | Route::Serve { .. } => {}
             Route::CloserNodes => {
                 self.rpc.answer(
                     now,
@@ -113,7 +112,7 @@ impl Node {
                 };
                 self.rpc.answer(now, incoming, answer);
             }
-            Route::Relay { .. } | Route::Respond { .. } => {}
+            Route::Drop | Route::Serve { .. } | Route::Relay { .. } | Route::Respond { .. } => {}
         }
     }
 

@@ -268,14 +268,13 @@ impl Node {
         let accepted = error == error_code::NONE;
         let stream = accepted.then(|| self.fresh_stream(StreamOwner::Slot { server, slot: index }));
         let answer = self.server_payload(server, index, error, stream.unwrap_or(0));
-        let written = handshake.write(&answer.encode());
-        let reply: Bytes = match written {
-            Ok(reply) => reply.into(),
-            Err(_) => {
-                stream.into_iter().for_each(|stream| self.drop_stream(stream));
-                return None;
+        let Ok(reply) = handshake.write(&answer.encode()) else {
+            if let Some(stream) = stream {
+                self.drop_stream(stream);
             }
+            return None;
         };
+        let reply = Bytes::from(reply);
         let waiting = match (stream, handshake.finish()) {
             (Some(stream), Ok(handshake)) => Some(Waiting {
                 stream,
@@ -303,6 +302,20 @@ impl Node {
         if !accepted {
             return Some((reply, None));
         }
+        let reply_from = self.await_client(now, (server, index), incoming, &payload, (client, path));
+        Some((reply, reply_from))
+    }
+
+    /// The reply is made: connects to the client, or gets ready for the way it will come. Returns the socket that the reply must
+    /// leave from, if it matters.
+    fn await_client(
+        &mut self,
+        now: Instant,
+        (server, index): (ServerId, usize),
+        incoming: &Incoming,
+        payload: &NoisePayload,
+        (client, path): (SocketAddrV4, ReplyPath),
+    ) -> Option<SocketId> {
         // A client that anybody can reach, or that reached us itself, is met at once: it waits for our header.
         let mut reply_from = None;
         match path {
@@ -311,7 +324,7 @@ impl Node {
                 let socket = self.rpc.socket();
                 self.adopt(now, server, index, socket, client);
             }
-            ReplyPath::Through { .. } if self.shares_network(client, incoming.to, &payload) => {
+            ReplyPath::Through { .. } if self.shares_network(client, incoming.to, payload) => {
                 // It will find our server socket in the local network; the reply must not name another one.
                 self.prepare_punch(now, server, index, payload.firewall);
             }
@@ -327,7 +340,7 @@ impl Node {
         if let Some(slot) = slot {
             slot.reply_from = reply_from;
         }
-        Some((reply, reply_from))
+        reply_from
     }
 
     /// The client seems to sit behind the same public address as we do, in a network that we are in as well.

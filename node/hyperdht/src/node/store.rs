@@ -17,8 +17,8 @@ use crate::messages::{
     verify_mutable,
 };
 
-const RECORD_AGE: Duration = Duration::from_secs(20 * 60);
-const VALUE_AGE: Duration = Duration::from_secs(48 * 3_600);
+const RECORD_AGE: Duration = Duration::from_mins(20);
+const VALUE_AGE: Duration = Duration::from_hours(48);
 const MAX_RECORDS: usize = 65_536;
 const MAX_VALUES: usize = 32_768;
 /// Records of one topic in one reply.

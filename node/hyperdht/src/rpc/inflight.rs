@@ -12,7 +12,7 @@ use super::window::CongestionWindow;
 use crate::{Hash, SocketId, Transmit};
 
 /// Time per try.
-pub(crate) const TRY_TIMEOUT: Duration = Duration::from_millis(1_000);
+pub(crate) const TRY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Between drains of the queue.
 pub(crate) const DRAIN: Duration = Duration::from_millis(750);

@@ -189,3 +189,12 @@ impl Response {
         writer.into_vec().into()
     }
 }
+
+/// The value of any request or response: for tests that look at what is sent.
+#[cfg(test)]
+pub(crate) fn sniff_value(datagram: &[u8]) -> Option<Bytes> {
+    match decode(datagram)? {
+        Message::Request(request) => request.value,
+        Message::Response(response) => response.value,
+    }
+}

@@ -33,6 +33,8 @@ use self::token::Tokens;
 use crate::address::{self, node_id};
 use crate::{Entropy, Hash, SocketId, Transmit};
 
+#[cfg(test)]
+pub(crate) use self::message::sniff_value;
 pub(crate) use self::query::QuerySpec;
 pub(crate) use self::table::K;
 
@@ -330,11 +332,6 @@ impl Rpc {
         } else {
             SocketId::SERVER
         }
-    }
-
-    /// Our host as others see it.
-    pub(crate) fn host(&self) -> Option<Ipv4Addr> {
-        self.nat.host()
     }
 
     /// The address at which anybody can reach our server socket; known only when it was proven or configured.

@@ -291,11 +291,11 @@ impl Rpc {
             return;
         }
         self.reconsider_persistence(now);
-        if self.tick & 7 == 0 {
+        if self.tick.is_multiple_of(8) {
             self.ping_some(now);
         }
         self.refresh_in = self.refresh_in.saturating_sub(1);
-        if self.refresh_in == 0 || (self.tick & 63 == 0 && self.table.len() < K) {
+        if self.refresh_in == 0 || (self.tick.is_multiple_of(64) && self.table.len() < K) {
             self.refresh(now);
         }
     }

@@ -1,6 +1,6 @@
 //! A JavaScript peer process under control, and an echo over a connection.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use std::net::SocketAddrV4;
 use std::process::Stdio;
@@ -54,7 +54,7 @@ impl Js {
             .write_all(format!("{arguments}\n").as_bytes())
             .await
             .unwrap();
-        let line = tokio::time::timeout(Duration::from_secs(180), self.lines.next_line()).await;
+        let line = tokio::time::timeout(Duration::from_mins(3), self.lines.next_line()).await;
         let line = line
             .expect("an answer in time")
             .unwrap()

@@ -531,11 +531,8 @@ async fn sleep_until(at: Option<Instant>) {
 
 /// The first bytes of a key, for logs.
 fn short(public_key: &[u8; 32]) -> String {
-    public_key
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let [a, b, c, d, ..] = public_key;
+    format!("{a:02x}{b:02x}{c:02x}{d:02x}")
 }
 
 /// One refresh of a topic.

@@ -73,8 +73,8 @@ fn peers(max_parallel: usize) -> Peers {
     Peers::new(
         [5; 32],
         SwarmLimits {
-            max_parallel,
             max_peers: 3,
+            max_parallel,
             max_known_peers: 4,
             ..SwarmLimits::default()
         },

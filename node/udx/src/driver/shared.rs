@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::VecDeque,
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -45,8 +46,8 @@ pub(super) struct State {
     pub(super) reader: Option<Waker>,
     pub(super) writer: Option<Waker>,
     pub(super) closer: Option<Waker>,
-    /// Packets that the socket had no room for.
-    parked: Option<Parked>,
+    /// Packets that the socket had no room for: two runs at most.
+    parked: VecDeque<Parked>,
     /// When the timer task will look by itself.
     armed: Micros,
     pub(super) relay: Option<Arc<Relay>>,
@@ -110,7 +111,7 @@ impl StreamShared {
             reader: None,
             writer: None,
             closer: None,
-            parked: None,
+            parked: VecDeque::new(),
             armed: Micros::MAX,
             relay: None,
             relayed_from: Vec::new(),
@@ -356,11 +357,11 @@ impl State {
 
     /// Sends all that may leave; returns the socket that had no room for more.
     fn flush(&mut self, now: Micros, buffer: &mut Vec<u8>) -> Option<Socket> {
-        if let Some(parked) = self.parked.take()
-            && let Some(blocked) = self.send(parked.path, &parked.contents, parked.segment)
-        {
-            self.parked = Some(parked);
-            return Some(blocked);
+        while let Some(parked) = self.parked.front() {
+            if let Some(blocked) = self.send(parked.path, &parked.contents, parked.segment) {
+                return Some(blocked);
+            }
+            self.parked.pop_front();
         }
         buffer.clear();
         let mut run: Option<(Path, usize, usize)> = None; // path, segment length, most segments
@@ -375,12 +376,13 @@ impl State {
                     && !transmit.probe;
                 if !fits {
                     let full = self.send(path, &buffer[..start], segment);
-                    buffer.drain(..start);
-                    run = None;
                     if full.is_some() {
-                        self.park(transmit.path, buffer, transmit.len);
+                        self.park(path, &buffer[..start], segment);
+                        self.park(transmit.path, &buffer[start..], transmit.len);
                         return full;
                     }
+                    buffer.drain(..start);
+                    run = None;
                 }
             }
             let (path, segment, most) = run.unwrap_or_else(|| {
@@ -406,7 +408,7 @@ impl State {
     }
 
     fn park(&mut self, path: Path, contents: &[u8], segment: usize) {
-        self.parked = Some(Parked {
+        self.parked.push_back(Parked {
             path,
             segment,
             contents: contents.to_vec(),
@@ -465,7 +467,7 @@ impl StreamShared {
         self.flush(&mut state);
         let deadline = state.stream.poll_timeout();
         state.armed = deadline.unwrap_or(Micros::MAX);
-        let done = state.stream.is_done() && state.parked.is_none();
+        let done = state.stream.is_done() && state.parked.is_empty();
         self.publish(&mut state);
         (deadline, done)
     }

@@ -167,7 +167,7 @@ impl Stream {
         if !sent.retransmitted {
             self.rtt.sample(now, rtt);
         }
-        self.tail_probe.permitted |= !sent.retransmitted || self.recovery != Recovery::Open;
+        self.tail_probe.permitted = true; // something got through: another probe is worth it
         // A retransmission acknowledged faster than the path allows was spurious: the first one arrived.
         if !sent.retransmitted || self.rtt.min().is_none_or(|min| rtt >= min) {
             self.rack.rtt = rtt;

@@ -189,7 +189,7 @@ struct Rack {
 struct TailProbe {
     in_flight_until: Option<u64>,
     retransmission: bool,
-    /// A new round trip sample is needed between two probes.
+    /// Something must be delivered between two probes.
     permitted: bool,
     /// To be sent by the next `poll_transmit`.
     due: bool,

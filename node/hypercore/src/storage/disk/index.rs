@@ -158,6 +158,19 @@ impl Index {
         }
     }
 
+    /// Forgets the nodes of a subtree except its top, by whichever way touches fewer.
+    fn forget_nodes_below(&mut self, top: u64) {
+        let below = flat_tree::left_span(top)..=flat_tree::right_span(top);
+        if flat_tree::leaf_count(top) < self.nodes.len() as u64 {
+            for index in below.filter(|index| *index != top) {
+                self.nodes.remove(&index);
+            }
+        } else {
+            self.nodes
+                .retain(|index, _| *index == top || !below.contains(index));
+        }
+    }
+
     fn seal(&mut self, sealed: Sealed) {
         let blocks = sealed.id.blocks();
         for older in self.segments_in(&blocks) {
@@ -166,9 +179,7 @@ impl Index {
             }
         }
         self.forget_blocks(blocks.clone());
-        let top = sealed.id.node();
-        self.nodes
-            .retain(|index, _| *index == top || !flat_tree::contains(top, *index));
+        self.forget_nodes_below(sealed.id.node());
         let same = |gone: &Sealed| (gone.id, gone.fork) == (sealed.id, sealed.fork);
         self.dropped.retain(|gone| !same(gone));
         self.hollowed.retain(|gone| !same(gone));

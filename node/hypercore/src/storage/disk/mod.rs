@@ -102,6 +102,8 @@ pub struct DiskStorage {
     /// Bytes that were cut from a torn log when it was opened.
     cut_bytes: u64,
     closed: bool,
+    /// Log length below which it is not worth looking for something to seal.
+    look_again_at: u64,
     /// Why the last sealing or compaction failed, and the log length at which it is tried again.
     maintenance: Option<(StorageError, u64)>,
 }
@@ -147,6 +149,7 @@ impl DiskStorage {
             dirty: None,
             cut_bytes: 0,
             closed: scan.damage.is_some(),
+            look_again_at: 0,
             maintenance: None,
         };
         if !storage.closed {

@@ -10,7 +10,8 @@ use super::{DiskStorage, Storage, StorageError};
 use crate::flat_tree;
 use crate::node::Node;
 use crate::segment::cut::is_settled;
-use crate::segment::{Header, Held, SegmentId, cut, decode, encode, open_block};
+use crate::segment::format::encode_hashed;
+use crate::segment::{Header, Held, SegmentId, cut, decode, open_block};
 
 impl DiskStorage {
     /// Seals and compacts as the limits say. Failures do not touch what was stored; they are kept for
@@ -29,14 +30,18 @@ impl DiskStorage {
 
     fn try_maintain(&mut self) -> Result<(), StorageError> {
         let in_log = self.index.live_block_bytes;
-        if in_log > self.limits.seal_bytes || self.index.node_count() > self.limits.seal_nodes {
+        let full = in_log > self.limits.seal_bytes || self.index.node_count() > self.limits.seal_nodes;
+        // What cannot be sealed yet is not looked at again with every change.
+        if full && self.log_bytes >= self.look_again_at {
             for id in self.sealable(in_log > self.limits.spill_bytes)? {
                 self.seal(id)?;
             }
+            self.look_again_at = self.log_bytes + self.limits.seal_bytes / 8;
         }
         let live = self.index.live_bytes();
         if self.log_bytes > 2 * live + self.limits.dead_bytes {
             self.compact()?;
+            self.look_again_at = self.log_bytes + self.limits.seal_bytes / 8;
         }
         Ok(())
     }
@@ -92,26 +97,19 @@ impl DiskStorage {
             encrypted,
             hollow: false,
         };
-        let encoded = encode(&self.place(&sealed), self.cipher.as_ref(), &blocks)
-            .map_err(|_| damaged("blocks that do not fit a segment", &self.log, 0))?;
-        let top = self.node(id.node())?;
-        if top != Some(encoded.root) {
-            return Err(damaged(
-                "blocks that do not have their subtree's hash",
-                &self.log,
-                0,
-            ));
-        }
-        let subtree = flat_tree::left_span(id.node())..=flat_tree::right_span(id.node());
         let mut nodes = Vec::with_capacity(2 << id.level);
-        for index in subtree {
+        for index in flat_tree::left_span(id.node())..=flat_tree::right_span(id.node()) {
             nodes.extend(self.node(index)?);
         }
-        if nodes.len() + 1 != 2 << id.level {
-            nodes = decode(&encoded.bytes, &self.place(&sealed), self.cipher.as_ref())
-                .map_err(|_| damaged("a segment that can't be read back", &self.log, 0))?
-                .nodes;
-        }
+        let top = nodes.iter().find(|node| node.index == id.node()).copied();
+        let unproven = || damaged("blocks without their subtree's nodes", &self.log, 0);
+        let top = top
+            .filter(|_| nodes.len() + 1 == 2 << id.level)
+            .ok_or_else(unproven)?;
+        // Each block was hashed when it came, and its checksum was right just now.
+        let leaves: Vec<Node> = nodes.iter().step_by(2).copied().collect();
+        let encoded = encode_hashed(&self.place(&sealed), self.cipher.as_ref(), &blocks, &leaves, top)
+            .map_err(|_| damaged("blocks that do not fit a segment", &self.log, 0))?;
         self.put_segment(sealed, &encoded.bytes, nodes, &encoded.root)
     }
 

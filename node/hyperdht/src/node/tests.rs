@@ -1,0 +1,301 @@
+//! The node in a simulated network.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cumulet_secret_stream::noise::KeyPair;
+
+use super::client::ConnectRequest;
+use super::simulation::{NatKind, Sim};
+use super::{Event, Goal, ServerId};
+use crate::messages::{Handshake, mode};
+use crate::vectors::{bytes, cases};
+use crate::{ConnectError, Entropy};
+
+fn key_pair(byte: u8) -> KeyPair {
+    KeyPair::from_seed([byte; 32])
+}
+
+fn listen(sim: &mut Sim, host: usize, byte: u8) -> ServerId {
+    let now = sim.now;
+    let server = sim.hosts[host]
+        .node
+        .listen(now, key_pair(byte), None, false)
+        .unwrap();
+    let announced = sim.run_until(Duration::from_secs(20), |sim| {
+        sim.hosts[host]
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::Announced { .. }))
+    });
+    assert!(announced);
+    server
+}
+
+fn connect(sim: &mut Sim, host: usize, byte: u8) {
+    let request = ConnectRequest {
+        public_key: *key_pair(byte).public_key(),
+        key_pair: key_pair(200),
+        relay_addresses: vec![],
+    };
+    let now = sim.now;
+    sim.hosts[host].node.connect(now, request);
+}
+
+fn failure(sim: &Sim, host: usize) -> Option<ConnectError> {
+    sim.hosts[host].events.iter().find_map(|event| match event {
+        Event::ConnectFailed { error, .. } => Some(error.clone()),
+        _ => None,
+    })
+}
+
+/// Connects and waits until packets of the stream have arrived on both sides.
+fn meet(sim: &mut Sim, client: usize, server: usize, time: Duration) -> Result<(), Option<ConnectError>> {
+    listen(sim, server, 1);
+    let before = (sim.live_streams(client), sim.live_streams(server));
+    connect(sim, client, 1);
+    let met = sim.run_until(time, |sim| {
+        sim.live_streams(client) > before.0 && sim.live_streams(server) > before.1 && sim.accepted(server) > 0
+    });
+    if met { Ok(()) } else { Err(failure(sim, client)) }
+}
+
+const SOON: Duration = Duration::from_secs(5);
+
+#[test]
+fn nodes_of_every_kind_meet_through_the_dht() {
+    for seed in 0..4 {
+        let mut sim = Sim::dht(seed, 12);
+        let (open, unaware) = (sim.public(), sim.unaware());
+        let behind = [sim.behind(NatKind::Consistent), sim.behind(NatKind::Consistent)];
+        assert!(
+            !sim.hosts[unaware].node.is_firewalled(),
+            "it found out that it can be reached"
+        );
+        assert!(
+            sim.hosts[behind[0]].node.is_firewalled(),
+            "and this one that it can not"
+        );
+        let pairs = [
+            (open, unaware),
+            (unaware, open),
+            (behind[0], open),
+            (open, behind[0]),
+            (behind[0], behind[1]),
+        ];
+        for (client, server) in pairs {
+            let mut sim = Sim::dht(seed, 12);
+            let hosts = [
+                sim.public(),
+                sim.unaware(),
+                sim.behind(NatKind::Consistent),
+                sim.behind(NatKind::Consistent),
+            ];
+            assert_eq!(hosts, [open, unaware, behind[0], behind[1]]);
+            let met = meet(&mut sim, client, server, SOON);
+            assert_eq!(met, Ok(()), "seed {seed}: {client} to {server}");
+        }
+    }
+}
+
+#[test]
+fn a_random_nat_is_guessed_from_either_side_and_two_random_ones_fail_with_words() {
+    for client_random in [true, false] {
+        let mut sim = Sim::dht(7, 12);
+        let (random, consistent) = (sim.behind(NatKind::Random), sim.behind(NatKind::Consistent));
+        let (client, server) = if client_random {
+            (random, consistent)
+        } else {
+            (consistent, random)
+        };
+        let met = meet(&mut sim, client, server, Duration::from_mins(1));
+        assert_eq!(met, Ok(()), "client random: {client_random}");
+        assert_eq!(sim.hosts[client].node.counters().punched, 1);
+    }
+    let mut sim = Sim::dht(8, 12);
+    let (client, server) = (sim.behind(NatKind::Random), sim.behind(NatKind::Random));
+    let error = meet(&mut sim, client, server, Duration::from_mins(1)).unwrap_err();
+    assert!(
+        matches!(error, Some(ConnectError::HolepunchFailed { .. })),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_fifth_of_all_datagrams_may_be_lost() {
+    let mut met = 0;
+    for seed in 0..10 {
+        let mut sim = Sim::dht(seed, 12);
+        let (client, server) = (sim.behind(NatKind::Consistent), sim.public());
+        sim.loss = 51;
+        met += usize::from(meet(&mut sim, client, server, Duration::from_secs(30)).is_ok());
+    }
+    assert!(met >= 9, "{met} of 10");
+}
+
+/// The Noise bytes of a handshake message with this mode, in a request or response.
+fn noise_of(datagram: &[u8], wanted: u64) -> Option<Bytes> {
+    use crate::rpc::sniff_value;
+    let message = Handshake::decode(&sniff_value(datagram)?).ok()?;
+    (message.mode == wanted)
+        .then_some(message.noise)
+        .flatten()
+        .filter(|noise| noise.len() > 40)
+}
+
+#[test]
+fn copies_of_one_handshake_get_one_reply_and_one_stream() {
+    let mut sim = Sim::dht(3, 12);
+    let (client, server) = (sim.behind(NatKind::Consistent), sim.public());
+    meet(&mut sim, client, server, SOON).unwrap();
+    sim.run(Duration::from_secs(2));
+    let counters = sim.hosts[server].node.counters();
+    assert!(counters.handshakes_received >= 2, "{counters:?}");
+    assert_eq!(counters.handshakes_repeated, counters.handshakes_received - 1);
+    assert_eq!(
+        sim.sent_values(server, |data| noise_of(data, mode::FROM_SERVER))
+            .len(),
+        1,
+        "one reply"
+    );
+    assert_eq!((sim.hosts[server].created, sim.accepted(server)), (1, 1));
+}
+
+#[test]
+fn a_client_that_never_comes_is_forgotten_with_its_stream() {
+    let mut sim = Sim::dht(4, 12);
+    let (client, server) = (sim.behind(NatKind::Consistent), sim.public());
+    listen(&mut sim, server, 1);
+    connect(&mut sim, client, 1);
+    sim.run_until(SOON, |sim| sim.hosts[server].created == 1);
+    sim.loss = 255;
+    sim.run(Duration::from_secs(25));
+    assert!(sim.hosts[server].streams.is_empty());
+    assert_eq!(sim.hosts[server].node.counters().abandoned, 1);
+    assert_eq!(sim.accepted(server), 0);
+}
+
+#[test]
+fn a_closed_server_is_withdrawn_and_announces_again_elsewhere_when_its_nodes_die() {
+    let mut sim = Sim::dht(5, 16);
+    let (client, server) = (sim.public(), sim.behind(NatKind::Consistent));
+    let id = listen(&mut sim, server, 1);
+    let relays = |sim: &Sim| {
+        let last = sim.hosts[server]
+            .events
+            .iter()
+            .rev()
+            .find_map(|event| match event {
+                Event::Announced { relay_addresses, .. } => Some(relay_addresses.clone()),
+                _ => None,
+            });
+        last.unwrap()
+    };
+    let first = relays(&sim);
+    assert_eq!(first.len(), 3);
+    let dead = sim
+        .hosts
+        .iter()
+        .position(|host| host.address == first[0])
+        .unwrap();
+    sim.hosts[dead].address = SocketAddrV4::new(Ipv4Addr::new(80, 9, 9, 9), 1); // out of reach
+    let moved = sim.run_until(Duration::from_secs(30), |sim| {
+        !relays(sim).contains(&first[0]) && relays(sim).len() == 3
+    });
+    assert!(moved, "a new third relay was found");
+    let now = sim.now;
+    sim.hosts[server].node.close_server(now, id);
+    let closed = sim.run_until(Duration::from_secs(10), |sim| {
+        sim.hosts[server]
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::ServerClosed { .. }))
+    });
+    assert!(closed);
+    connect(&mut sim, client, 1);
+    sim.run(Duration::from_secs(30));
+    assert_eq!(failure(&sim, client), Some(ConnectError::PeerNotFound));
+}
+
+#[test]
+fn values_and_announcements_are_kept_by_the_nodes_near_them() {
+    let mut sim = Sim::dht(6, 24);
+    let (writer, reader) = (sim.behind(NatKind::Consistent), sim.behind(NatKind::Random));
+    let key = ed25519_dalek::SigningKey::from_bytes(&[9; 32]);
+    let put = Goal::MutablePut {
+        key: key.clone(),
+        seq: 4,
+        value: Bytes::from_static(b"four"),
+    };
+    let now = sim.now;
+    sim.hosts[writer].node.operate(now, put);
+    sim.hosts[writer].node.operate(
+        now,
+        Goal::Announce {
+            topic: [8; 32],
+            key: key.clone(),
+            relay_addresses: vec![],
+        },
+    );
+    sim.run(Duration::from_secs(10));
+    let now = sim.now;
+    let public_key = key.verifying_key().to_bytes();
+    sim.hosts[reader]
+        .node
+        .operate(now, Goal::MutableGet { public_key, seq: 0 });
+    sim.hosts[reader]
+        .node
+        .operate(now, Goal::Lookup { topic: [8; 32] });
+    sim.run(Duration::from_secs(10));
+    let events = &sim.hosts[reader].events;
+    assert!(events.iter().any(|event| matches!(
+        event,
+        Event::Finished { outcome, .. } if outcome.mutable.as_ref().is_some_and(|record| record.value == "four")
+    )));
+    assert!(events.iter().any(|event| matches!(
+        event,
+        Event::Peers { peers, .. } if peers.iter().any(|peer| peer.public_key == public_key)
+    )));
+}
+
+#[test]
+fn no_datagram_makes_a_node_panic_or_answer_without_bound() {
+    let mut sim = Sim::dht(11, 3);
+    listen(&mut sim, 0, 1);
+    let mut entropy = Entropy::seeded(12);
+    let files = ["dht-rpc-requests", "dht-rpc-responses", "router"];
+    let seeds: Vec<Bytes> = files
+        .iter()
+        .flat_map(|name| cases(name))
+        .map(|case| {
+            bytes(if case["hex"].is_string() {
+                &case["hex"]
+            } else {
+                &case["value_hex"]
+            })
+        })
+        .collect();
+    let from = SocketAddrV4::new(Ipv4Addr::new(9, 9, 9, 9), 999);
+    for round in 0..30_000_usize {
+        let mut data = seeds[round % seeds.len()].to_vec();
+        for _ in 0..entropy.below(6) {
+            let (at, byte) = (entropy.below(data.len().max(1)), entropy.array::<1>()[0]);
+            if let Some(target) = data.get_mut(at) {
+                *target = byte;
+            }
+        }
+        data.truncate(1 + entropy.below(data.len().max(1)));
+        sim.inject(0, from, &data);
+    }
+    let answered = sim.hosts[0]
+        .sent
+        .iter()
+        .filter(|transmit| transmit.to == from)
+        .count();
+    assert!(answered > 100, "some of it was understood");
+    sim.run(Duration::from_secs(30));
+    assert!(sim.hosts[0].node.is_persistent());
+}
