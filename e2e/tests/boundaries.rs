@@ -1,11 +1,12 @@
 //! What is refused: wrong input, keys that nobody serves, and everything on the network but the swarm.
 
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use cumulet_e2e::cluster::kubectl::condition;
 use cumulet_e2e::content::Content;
-use cumulet_e2e::scene::{READY_WITHIN, Scene};
+use cumulet_e2e::scene::Scene;
 use cumulet_e2e::{image, poll};
 use serde_json::{Value, json};
 
@@ -16,6 +17,33 @@ fn refusal(scene: &Scene, manifest: &Value) -> Result<String> {
         Ok(said) => bail!("the API server accepted {manifest}: {said}"),
         Err(error) => Ok(format!("{error:#}")),
     }
+}
+
+fn address(pod: &Value) -> Result<IpAddr> {
+    pod["status"]["podIP"]
+        .as_str()
+        .context("the pod has no address")?
+        .parse()
+        .context("failed to understand an address")
+}
+
+/// Sends a DHT ping and waits for its answer. The request (dht-rpc): type, flags (an internal command), transaction 1,
+/// the receiver's address (which it does not check), command 0. The answer begins with its type and our transaction.
+fn ping(to: SocketAddr) -> Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0").context("failed to open a socket")?;
+    socket
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .context("failed to set a timeout")?;
+    socket
+        .send_to(&[3, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0], to)
+        .context("failed to send a ping")?;
+    let mut answer = [0; 1500];
+    let (bytes, from) = socket.recv_from(&mut answer).context("no answer to a ping")?;
+    ensure!(
+        from == to && bytes >= 4 && answer[0] == 0x13 && answer[2..4] == [1, 0],
+        "not the answer to a ping"
+    );
+    Ok(())
 }
 
 #[test]
@@ -67,8 +95,7 @@ fn from_another_namespace_only_the_swarm_port_is_reachable() -> Result<()> {
     // Not public, so that the gateway is closed as well.
     scene.archive(&drive.key, &json!({"gateway": {"public": false}}))?;
     scene.wait_archive(&["Ready", "Synced"])?;
-    let pod = scene.wait_pod(0, None)?;
-    let target = pod["status"]["podIP"].as_str().unwrap_or_default();
+    let target = address(&scene.wait_pod(0, None)?)?;
 
     let probe = Scene::new("probe")?;
     probe.run(&[
@@ -83,46 +110,43 @@ fn from_another_namespace_only_the_swarm_port_is_reachable() -> Result<()> {
         "3600",
     ])?;
     probe.run(&["wait", "--for=condition=Ready", "pod/probe", "--timeout=60s"])?;
-    let connects = |port: u16| {
-        let test = format!("nc -w 2 {target} {port} </dev/null >/dev/null 2>&1 && echo open || echo closed");
-        probe
-            .run(&["exec", "probe", "--", "sh", "-c", &test])
-            .map(|said| said.trim().to_owned())
+    let from = address(&probe.get("pod", "probe")?)?;
+    let connects = |target: IpAddr, port: u16| {
+        probe.cluster().in_pod_network(from, || {
+            Ok(TcpStream::connect_timeout(&SocketAddr::new(target, port), Duration::from_secs(2)).is_ok())
+        })
     };
     for (port, what) in [
         (8443, "the API"),
         (8080, "the gateway"),
         (9090, "probes and metrics"),
     ] {
-        assert_eq!(
-            connects(port)?,
-            "closed",
+        assert!(
+            !connects(target, port)?,
             "{what} must not be reachable from another namespace"
         );
     }
+    // The same probe reaches a pod without a policy, so "not reachable" above is the policy's doing.
+    let dns = probe
+        .kubectl()
+        .get(["service", "kube-dns", "-n", "kube-system"])?;
+    let dns = dns["spec"]["clusterIP"].as_str().unwrap_or_default().parse()?;
+    assert!(connects(dns, 53)?);
 
-    // The same probe reaches a port without a policy, so "closed" above is the policy's doing.
-    let dns = "nc -w 2 kube-dns.kube-system.svc.cluster.local 53 </dev/null >/dev/null 2>&1 && echo open || echo closed";
-    assert_eq!(
-        probe.run(&["exec", "probe", "--", "sh", "-c", dns])?.trim(),
-        "open"
-    );
-
-    // A pod of the same namespace as the probe can reach the swarm: a DHT ping (a request with the command 0) is
-    // answered. UDP has no handshake to look at, so the answer is what counts.
-    poll::until("an answer from the swarm port", READY_WITHIN, || {
-        let ping = "printf '\\003\\004\\001\\000\\000\\000\\000\\000\\000\\000\\000' | timeout 3 nc -u -w 2";
-        let test = format!("{ping} {target} 49737 | wc -c");
-        let said = probe.run(&["exec", "probe", "--", "sh", "-c", &test])?;
-        Ok((said.trim().parse::<u32>().unwrap_or(0) > 0).then_some(()))
+    // UDP has no handshake to look at: a DHT ping is sent to the swarm port, and its answer is what counts.
+    poll::until("an answer from the swarm port", Duration::from_mins(1), || {
+        probe
+            .cluster()
+            .in_pod_network(from, || ping(SocketAddr::new(target, 49_737)))
+            .map(Some)
     })?;
 
     // Opening the archive to the public opens the gateway, and nothing else.
     scene.archive(&drive.key, &json!({"gateway": {"public": true}}))?;
     poll::until("the gateway being open", Duration::from_mins(1), || {
-        Ok((connects(8080)? == "open").then_some(()))
+        Ok(connects(target, 8080)?.then_some(()))
     })?;
-    assert_eq!(connects(8443)?, "closed");
-    assert_eq!(connects(9090)?, "closed");
+    assert!(!connects(target, 8443)?);
+    assert!(!connects(target, 9090)?);
     Ok(())
 }

@@ -97,3 +97,57 @@ fn answer(ops: &Ops, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+    use http_body_util::{BodyExt, Empty};
+
+    async fn get(address: std::net::SocketAddr, path: &str) -> (u16, String) {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        let request = Request::get(path)
+            .header("host", "ops")
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        let exchange = async {
+            let response = sender.send_request(request).await.unwrap();
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            drop(sender);
+            (status, String::from_utf8(body.to_vec()).unwrap())
+        };
+        let (answer, _) = tokio::join!(exchange, connection);
+        answer
+    }
+
+    #[tokio::test]
+    async fn probes_and_metrics_are_answered_and_nothing_else_is() {
+        let mut registry = Registry::default();
+        Metrics::new(&mut registry).reconciled("DatArchive", "ok", Duration::from_millis(3));
+        let ops = Arc::new(Ops {
+            registry,
+            ready: AtomicBool::new(false),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let asked = async {
+            assert_eq!(get(address, "/livez").await.0, 200);
+            assert_eq!(get(address, "/readyz").await.0, 503);
+            ops.ready.store(true, Ordering::Relaxed);
+            assert_eq!(get(address, "/readyz").await.0, 200);
+            let metrics = get(address, "/metrics").await.1;
+            assert!(
+                metrics.contains(r#"cumulet_operator_reconciles_total{kind="DatArchive",result="ok"} 1"#),
+                "{metrics}"
+            );
+            assert_eq!(get(address, "/secrets").await.0, 404);
+            stop.cancel();
+        };
+        tokio::join!(serve(listener, Arc::clone(&ops), stop.clone()), asked);
+    }
+}

@@ -15,6 +15,7 @@ pub mod layout;
 mod leftovers;
 pub mod lifecycle;
 mod pki;
+mod pod_network;
 mod record;
 mod volumes;
 

@@ -4,22 +4,19 @@
 //! other, like one that is downloaded: what it serves meanwhile is proven, and a restore that was broken off is simply
 //! started again.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use cumulet_hypercore::bitfield::Bitfield;
-use cumulet_hypercore::core::Core;
+use cumulet_hypercore::core::{AdoptError, Core, HeadState};
 use cumulet_hypercore::crypto::Key;
 use cumulet_hypercore::node::Node;
-use cumulet_hypercore::proof::{Proof, UpgradeProof};
-use cumulet_hypercore::roots::upgrade_path;
-use cumulet_hypercore::segment::{ContentCipher, Decoded, Held, Place, encode};
-use cumulet_hypercore::storage::{Changes, Storage};
+use cumulet_hypercore::segment::{ContentCipher, Decoded, Held, Place, decode, encode};
+use cumulet_hypercore::storage::{Changes, ImportedSegment, Storage};
 
 use crate::head::{ProvenHead, SignedHead};
-use crate::held::{Tree, blocks, cut};
+use crate::held::{Tree, cut};
 use crate::plan::ChangeMark;
 use crate::source::{BackupSource, CoreError, HeldCore, RestoreTarget};
 
@@ -31,8 +28,11 @@ pub trait SharedCore: Send + Sync + 'static {
     fn key(&self) -> Key;
     /// See [`BackupSource::mark`].
     fn mark(&self) -> ChangeMark;
-    /// Looks at the core. What is in it should be durable already: a backup must not know more than a crash leaves.
+    /// Looks at the core.
     fn read<R>(&self, look: impl FnOnce(&Core<Self::Storage>) -> R) -> R;
+    /// Returns when this length would survive a crash here: a backup must not know a longer core than its writer after a
+    /// crash, or the writer would sign another history.
+    fn until_durable(&self, fork: u64, length: u64) -> Result<(), CoreError>;
     /// Changes the core.
     fn change<R>(
         &self,
@@ -55,16 +55,61 @@ impl<C: SharedCore> BackupSource for CoreSource<C> {
     fn held(&self) -> Result<Option<HeldCore>, CoreError> {
         // Taken first: what changes in between is then looked at again.
         let mark = self.mark();
-        self.0.read(|core| held(core, mark))
+        let held = self.0.read(|core| held(core, mark))?;
+        if let Some(held) = &held {
+            self.0.until_durable(held.signed.fork, held.signed.length())?;
+        }
+        Ok(held)
     }
 
     fn segment(&self, place: &Place, cipher: &ContentCipher) -> Result<Option<Bytes>, CoreError> {
-        let blocks = self.0.read(|core| read_blocks(core, place))?;
-        Ok(match blocks {
-            Some(blocks) => Some(encode(place, Some(cipher), &blocks)?.bytes),
-            None => None,
-        })
+        // Only reading is done under the core's lock; hashing and encrypting 8 MiB takes much longer.
+        let Some((top, stored)) = self.0.read(|core| read_stored(core, place, cipher))? else {
+            return Ok(None);
+        };
+        let (root, bytes) = match stored {
+            Stored::Sealed(bytes) => (decode(&bytes, place, Some(cipher))?.root, bytes),
+            Stored::Blocks(blocks) => {
+                let encoded = encode(place, Some(cipher), &blocks)?;
+                (encoded.root, encoded.bytes)
+            }
+        };
+        // What the disk damaged must not reach the store under a name that promises good bytes.
+        if root == top {
+            Ok(Some(bytes))
+        } else {
+            Err(ImportError::Conflict { index: top.index }.into())
+        }
     }
+}
+
+enum Stored {
+    Sealed(Bytes),
+    Blocks(Vec<Bytes>),
+}
+
+/// A segment as it is stored, and the node that it must hash to. A file that was sealed at an earlier fork, or otherwise
+/// encrypted, is not what other replicas would make, so its blocks are read instead.
+fn read_stored<S: Storage>(
+    core: &Core<S>,
+    place: &Place,
+    cipher: &ContentCipher,
+) -> Result<Option<(Node, Stored)>, CoreError> {
+    let range = place.id.blocks();
+    if core.fork() != place.fork || !core.bitfield().contains_range(range.clone()) {
+        return Ok(None);
+    }
+    let Some(top) = core.node(place.id.node())? else {
+        return Ok(None);
+    };
+    if core.storage().content_cipher() == Some(cipher)
+        && let Some((fork, bytes)) = core.storage().sealed_segment(place.id)?
+        && fork == place.fork
+    {
+        return Ok(Some((top, Stored::Sealed(bytes))));
+    }
+    let blocks: Result<Option<Vec<Bytes>>, _> = range.map(|index| core.get(index)).collect();
+    Ok(blocks?.map(|blocks| (top, Stored::Blocks(blocks))))
 }
 
 /// What is held of a core; `None` while it has no signed blocks.
@@ -106,15 +151,6 @@ fn held_of(bitfield: &Bitfield, blocks: Range<u64>) -> Held {
     } else {
         Held::None
     }
-}
-
-fn read_blocks<S: Storage>(core: &Core<S>, place: &Place) -> Result<Option<Vec<Bytes>>, CoreError> {
-    let range = place.id.blocks();
-    if core.fork() != place.fork || !core.bitfield().contains_range(range.clone()) {
-        return Ok(None);
-    }
-    let blocks: Result<Option<Vec<Bytes>>, _> = range.map(|index| core.get(index)).collect();
-    Ok(blocks?)
 }
 
 /// A core behind a mutex.
@@ -172,10 +208,15 @@ impl<S: Storage + 'static> SharedCore for std::sync::Arc<LockedCore<S>> {
     fn change<R>(&self, change: impl FnOnce(&mut Core<S>) -> Result<R, CoreError>) -> Result<R, CoreError> {
         change(&mut self.lock())
     }
+
+    fn until_durable(&self, _fork: u64, _length: u64) -> Result<(), CoreError> {
+        Ok(self.lock().flush()?)
+    }
 }
 
-/// A [`SharedCore`] as the target of a restore.
-pub struct CoreTarget<C>(pub C);
+/// A [`SharedCore`] as the target of a restore, with the cipher of the backup: a storage that uses the same keeps segments as
+/// the files that they are.
+pub struct CoreTarget<C>(pub C, pub ContentCipher);
 
 impl<C: SharedCore> RestoreTarget for CoreTarget<C> {
     fn import_head(&self, head: &ProvenHead) -> Result<(), CoreError> {
@@ -186,8 +227,9 @@ impl<C: SharedCore> RestoreTarget for CoreTarget<C> {
         self.0.read(|core| core.bitfield().contains_range(blocks))
     }
 
-    fn import_segment(&self, place: &Place, _object: &Bytes, segment: Decoded) -> Result<(), CoreError> {
-        self.0.change(|core| import_segment(core, place, segment))
+    fn import_segment(&self, place: &Place, object: &Bytes, segment: Decoded) -> Result<(), CoreError> {
+        self.0
+            .change(|core| import_segment(core, place, segment, (object, &self.1)))
     }
 
     fn flush(&self) -> Result<(), CoreError> {
@@ -241,67 +283,59 @@ pub fn import_head<S: Storage>(core: &mut Core<S>, head: &ProvenHead) -> Result<
         return Err(ImportError::OtherCore.into());
     }
     let (here, backup) = (core.length(), signed.length());
-    if signed.fork != core.fork() {
-        if here > 0 || signed.fork < core.fork() {
-            return Err(ImportError::OtherFork {
-                here: core.fork(),
-                backup: signed.fork,
-            }
-            .into());
+    if signed.fork != core.fork() && (here > 0 || signed.fork < core.fork()) {
+        return Err(ImportError::OtherFork {
+            here: core.fork(),
+            backup: signed.fork,
         }
-        let reorg = core.begin_reorg(&proof(signed, 0, signed.roots.nodes().to_vec()))?;
-        core.apply_reorg(reorg)?;
-    } else if here < backup {
-        lacking(core, &head.nodes)?;
-        let known: HashMap<u64, &Node> = head.nodes.iter().map(|node| (node.index, node)).collect();
-        let path = upgrade_path(here, backup)
-            .into_iter()
-            .map(|index| known.get(&index).map(|node| **node));
-        let path: Option<Vec<Node>> = path.collect();
-        let path = path.ok_or(ImportError::NotJoined { here, backup })?;
-        core.verify_and_apply(proof(signed, here, path))?;
+        .into());
     }
     let nodes = lacking(core, &head.nodes)?;
-    Ok(core.storage_mut().apply(Changes {
-        nodes,
-        ..Changes::default()
-    })?)
-}
-
-fn proof(signed: &SignedHead, start: u64, nodes: Vec<Node>) -> Proof {
-    let upgrade = UpgradeProof {
-        start,
-        length: signed.length() - start,
-        nodes,
-        additional_nodes: Vec::new(),
-        signature: (!signed.signature.is_empty()).then(|| Bytes::copy_from_slice(&signed.signature)),
-    };
-    Proof {
+    if backup < here {
+        return Ok(core.storage_mut().apply(Changes {
+            nodes,
+            ..Changes::default()
+        })?);
+    }
+    let roots = signed.roots.nodes();
+    let state = HeadState {
+        manifest: signed.manifest.clone(),
         fork: signed.fork,
-        upgrade: Some(upgrade),
-        manifest: Some(signed.manifest.clone()),
-        ..Proof::default()
+        length: backup,
+        signature: (!signed.signature.is_empty()).then(|| Bytes::copy_from_slice(&signed.signature)),
+        roots: roots.to_vec(),
+        nodes: head
+            .nodes
+            .iter()
+            .filter(|node| !roots.contains(node))
+            .copied()
+            .collect(),
+    };
+    match core.adopt_head(state) {
+        Ok(_) => Ok(()),
+        Err(AdoptError::NotConnected) => Err(ImportError::NotJoined { here, backup }.into()),
+        Err(error) => Err(error.into()),
     }
 }
 
-/// Stores a segment's blocks and the nodes below its top, which the imported head must have.
+/// Stores a segment's blocks and the nodes below its top, which the imported head must have. `object` is the segment as
+/// encrypted by the cipher.
 pub fn import_segment<S: Storage>(
     core: &mut Core<S>,
     place: &Place,
-    segment: Decoded,
+    decoded: Decoded,
+    (object, cipher): (&Bytes, &ContentCipher),
 ) -> Result<(), CoreError> {
-    if core.fork() != place.fork || core.node(segment.root.index)? != Some(segment.root) {
+    if core.fork() != place.fork || core.node(decoded.root.index)? != Some(decoded.root) {
         return Err(ImportError::NoHead.into());
     }
-    let nodes = lacking(core, &segment.nodes)?;
-    let new = blocks(&segment.root)
-        .zip(segment.blocks)
-        .filter(|(index, _)| !core.has(*index))
-        .collect();
-    Ok(core.storage_mut().apply(Changes {
-        nodes,
-        blocks: new,
-        ..Changes::default()
+    lacking(core, &decoded.nodes)?;
+    let same = core.storage().content_cipher() == Some(cipher);
+    let bytes = same.then(|| object.clone());
+    Ok(core.storage_mut().import(ImportedSegment {
+        place: *place,
+        bytes,
+        decoded,
     })?)
 }
 

@@ -175,10 +175,10 @@ impl Pins {
 
     fn seal(&self, directory: &str, pin: &Pin) -> Bytes {
         let mut writer = Writer::new();
-        writer
-            .uint(VERSION)
-            .fixed(&pin.key)
-            .optional_buffer(pin.spec.as_ref().map(String::as_bytes));
+        writer.uint(VERSION).fixed(&pin.key).bool(pin.spec.is_some());
+        if let Some(spec) = &pin.spec {
+            writer.buffer(spec.as_bytes());
+        }
         seal(&self.key, Kind::Pin, directory.as_bytes(), writer.as_slice())
     }
 
@@ -201,9 +201,11 @@ impl Pins {
             return Err(ReadError::NewerVersion(version));
         }
         let key = reader.fixed()?;
-        let spec = reader
-            .optional_buffer()?
-            .map(|spec| String::from_utf8_lossy(spec).into_owned());
+        let spec = if reader.bool()? {
+            Some(String::from_utf8_lossy(reader.buffer()?).into_owned())
+        } else {
+            None
+        };
         let same =
             format!("{PINS}{}/", hex::encode(self.id(&key))) == directory && content_hash(bytes) == rank.1;
         if same {

@@ -302,10 +302,15 @@ impl Restorer {
                 .await?;
         }
         // A later head may have brought what an earlier one lacked.
-        report.missing.retain(|blocks| !target.holds(blocks.clone()));
-        report.missing.sort_unstable_by_key(|blocks| blocks.start);
-        report.missing.dedup();
-        blocking(move || target.flush()).await?;
+        let mut missing = std::mem::take(&mut report.missing);
+        report.missing = blocking(move || {
+            target.flush()?;
+            missing.retain(|blocks| !target.holds(blocks.clone()));
+            missing.sort_unstable_by_key(|blocks| blocks.start);
+            missing.dedup();
+            Ok(missing)
+        })
+        .await?;
         Ok(report)
     }
 
@@ -318,15 +323,17 @@ impl Restorer {
         report: &mut RestoreReport,
     ) -> Result<(), RestoreError> {
         let fork = head.head.signed.fork;
-        let mut wanted = Vec::new();
-        for node in &head.head.selection.segments {
-            if target.holds(blocks(node)) {
-                report.present += 1;
-                progress.send_modify(|progress| progress.done += 1);
-            } else {
-                wanted.push(*node);
-            }
-        }
+        let (asked, segments) = (Arc::clone(target), head.head.selection.segments.clone());
+        let all = segments.len();
+        let wanted: Vec<Node> = blocking(move || {
+            Ok(segments
+                .into_iter()
+                .filter(|node| !asked.holds(blocks(node)))
+                .collect())
+        })
+        .await?;
+        report.present += all - wanted.len();
+        progress.send_modify(|progress| progress.done += all - wanted.len());
         let fetches = wanted
             .into_iter()
             .map(|node| async move { (node, self.fetch(names, fork, &node).await) });

@@ -13,11 +13,13 @@ use cumulet_backup::core::{CoreSource, CoreTarget, LockedCore};
 use cumulet_backup::restore::{RestoreError, RestoreProgress, RestoreReport, Until};
 use cumulet_backup::store::ObjectStore;
 use cumulet_hypercore::core::Core;
+use cumulet_hypercore::corestore::{Corestore, CorestoreConfig};
 use cumulet_hypercore::crypto::{Key, KeyPair, discovery_key};
 use cumulet_hypercore::manifest::Manifest;
 use cumulet_hypercore::messages::{Request, RequestBlock, RequestUpgrade};
-use cumulet_hypercore::storage::{Changes, Head, MemoryStorage, Storage};
-use model::{Ship, restorer};
+use cumulet_hypercore::segment::ContentCipher;
+use cumulet_hypercore::storage::{Changes, DiskOptions, DiskStorage, Head, MemoryStorage, Storage};
+use model::{Ship, content_key, contents, restorer};
 use proptest::prelude::*;
 
 fn writer(seed: u8) -> Core<MemoryStorage> {
@@ -39,7 +41,7 @@ fn append(core: &mut Core<MemoryStorage>, count: u64) {
         .unwrap();
 }
 
-async fn ship(store: &Arc<dyn ObjectStore>, core: &Arc<LockedCore<MemoryStorage>>) {
+async fn ship<S: Storage + 'static>(store: &Arc<dyn ObjectStore>, core: &Arc<LockedCore<S>>) {
     let ship = Ship::new(store.clone(), Duration::from_secs(5));
     ship.shipper.add(Arc::new(CoreSource(core.clone())));
     ship.shipper.flush().await.unwrap();
@@ -53,9 +55,11 @@ async fn try_restore<S: Storage + 'static>(
     let (key, core) = (*core.key(), Arc::new(LockedCore::new(core)));
     let found = restorer(store).find(&discovery_key(&key), Until::Newest).await?;
     let progress = tokio::sync::watch::Sender::new(RestoreProgress::default());
-    let report = restorer(store)
-        .restore(&found, Arc::new(CoreTarget(core.clone())), &progress)
-        .await?;
+    let target = Arc::new(CoreTarget(
+        core.clone(),
+        ContentCipher::new(content_key().as_bytes()),
+    ));
+    let report = restorer(store).restore(&found, target, &progress).await?;
     // Opened anew, so that what the storage has is what counts.
     let storage = Arc::into_inner(core).unwrap().into_core().into_storage();
     Ok((report, Core::open(storage, key).unwrap()))
@@ -67,7 +71,7 @@ async fn restore(store: &Arc<dyn ObjectStore>, key: Key) -> (RestoreReport, Core
         .unwrap()
 }
 
-fn same<S: Storage>(restored: &Core<S>, core: &Core<MemoryStorage>) {
+fn same<S: Storage, T: Storage>(restored: &Core<S>, core: &Core<T>) {
     assert_eq!((restored.length(), restored.fork()), (core.length(), core.fork()));
     assert_eq!(
         (restored.roots(), restored.signature()),
@@ -196,6 +200,105 @@ async fn a_storage_with_another_history_is_not_papered_over() {
     ship(&test.store, &Arc::new(LockedCore::new(core))).await;
     let error = try_restore(&test.store, twin).await.err().unwrap();
     assert!(error.to_string().contains("two histories"), "{error}");
+}
+
+#[tokio::test]
+async fn cores_on_disk_are_shipped_and_restored_as_the_very_files_whatever_their_encryption() {
+    let [memory_store, disk_store] = [stores::file(), stores::file()];
+    let mut core = writer(1);
+    for round in 0..5_u8 {
+        core.append_batch(vec![
+            Bytes::from(vec![round; 1 << 20]),
+            Bytes::from(vec![round; 9]),
+        ])
+        .unwrap();
+    }
+    let key = *core.key();
+    let memory = Arc::new(LockedCore::new(core));
+    ship(&memory_store.store, &memory).await;
+    let shipped = contents(memory_store.store.as_ref()).await;
+    for cipher in [
+        None,
+        Some(ContentCipher::new(content_key().as_bytes())),
+        Some(ContentCipher::new(&[9; 32])),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let options = DiskOptions {
+            cipher,
+            ..DiskOptions::default()
+        };
+        let open = || DiskStorage::open(directory.path(), discovery_key(&key), options.clone()).unwrap();
+        let empty = Core::open(open(), key).unwrap();
+        let (report, restored) = try_restore(&memory_store.store, empty).await.unwrap();
+        assert!(report.is_complete());
+        same(&restored, &memory.lock());
+        drop(restored);
+        let reopened = Core::open(open(), key).unwrap();
+        same(&reopened, &memory.lock());
+
+        ship(&disk_store.store, &Arc::new(LockedCore::new(reopened))).await;
+        assert!(
+            contents(disk_store.store.as_ref()).await == shipped,
+            "every replica makes the same objects"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_cores_of_a_corestore_are_shipped_while_they_are_written_and_restored_into_another() {
+    for test in stores::both().await {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let written = Corestore::open(here.path(), CorestoreConfig::default()).unwrap();
+        let key_pair = KeyPair::from_seed(&[1; 32]);
+        let core = written
+            .create(Manifest::single(key_pair.public_key()), Some(key_pair))
+            .await
+            .unwrap();
+        let ship = Ship::new(test.store.clone(), Duration::from_millis(20));
+        ship.shipper.add(Arc::new(CoreSource(core.clone())));
+        let discovery = *core.discovery_key();
+        for round in 0..10_u64 {
+            core.append((0..7).map(|index| block(index, round)).collect())
+                .await
+                .unwrap();
+            let length = core.state().length;
+            ship.until(|p| {
+                p.cores
+                    .get(&discovery)
+                    .is_some_and(|core| core.durable.length >= length)
+            })
+            .await;
+        }
+        core.clear(20..30).await.unwrap();
+        ship.shipper.flush().await.unwrap();
+        ship.stop().await;
+
+        let restored = Corestore::open(there.path(), CorestoreConfig::default()).unwrap();
+        let found = restorer(&test.store)
+            .find(&discovery, Until::Newest)
+            .await
+            .unwrap();
+        let copy = restored.get(found.head.head.signed.key).await.unwrap();
+        let target = CoreTarget(copy.clone(), ContentCipher::new(content_key().as_bytes()));
+        let progress = tokio::sync::watch::Sender::default();
+        let report = restorer(&test.store)
+            .restore(&found, Arc::new(target), &progress)
+            .await
+            .unwrap();
+        assert!(report.is_complete(), "{}: {report:?}", test.name);
+        assert_eq!(copy.state().length, 70);
+        for index in (0..20).chain(30..70) {
+            let block = core.get_local(index).await.unwrap();
+            assert!(block.is_some());
+            assert_eq!(copy.get_local(index).await.unwrap(), block);
+        }
+        restored.close().await.unwrap();
+        let again = Corestore::open(there.path(), CorestoreConfig::default()).unwrap();
+        let copy = again.find(&discovery).await.unwrap().unwrap();
+        assert!(copy.state().held_blocks >= 60, "it is durable");
+        again.close().await.unwrap();
+        written.close().await.unwrap();
+    }
 }
 
 proptest! {

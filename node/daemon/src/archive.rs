@@ -86,7 +86,12 @@ impl Archive {
             problem: None,
             restore: None,
         };
-        Self { key, core: OnceLock::new(), spec: watch::Sender::new(spec), seen: RwLock::new(seen) }
+        Self {
+            key,
+            core: OnceLock::new(),
+            spec: watch::Sender::new(spec),
+            seen: RwLock::new(seen),
+        }
     }
 
     /// The key.
@@ -120,7 +125,11 @@ impl Archive {
 
     /// All cores that are known.
     pub fn cores(&self) -> Vec<CoreHandle> {
-        let blobs = if let Contents::Drive(blobs) = self.contents() { Some(blobs) } else { None };
+        let blobs = if let Contents::Drive(blobs) = self.contents() {
+            Some(blobs)
+        } else {
+            None
+        };
         self.core.get().cloned().into_iter().chain(blobs).collect()
     }
 
@@ -176,7 +185,11 @@ impl Archive {
         if !self.spec().backup {
             return around.store.get(key).await.map_err(|error| error.to_string());
         }
-        let opened = around.backup.open_core(&around.store, key).await.map_err(|error| error.to_string())?;
+        let opened = around
+            .backup
+            .open_core(&around.store, key)
+            .await
+            .map_err(|error| error.to_string())?;
         match opened.restored {
             Some(Ok(length)) if length > 0 => info!(core = %short(&key), length, "restored from the backup"),
             Some(Err(error)) => {
@@ -238,7 +251,9 @@ impl Archive {
         let bee = Bee::new(core.clone());
         let header = match bee.header().await {
             Ok(header) => header,
-            Err(error) if error.kind() == cumulet_hyperbee::ErrorKind::Damaged && spec.kind == ArchiveType::Auto => {
+            Err(error)
+                if error.kind() == cumulet_hyperbee::ErrorKind::Damaged && spec.kind == ArchiveType::Auto =>
+            {
                 return Ok(Contents::Core);
             }
             Err(error) => return Err(error.to_string()),
@@ -246,7 +261,10 @@ impl Archive {
         if spec.kind == ArchiveType::Bee || (spec.kind == ArchiveType::Auto && !is_drive(&header)) {
             return Ok(Contents::Bee);
         }
-        let manifest = core.manifest().await.ok_or("the archive's manifest isn't known yet")?;
+        let manifest = core
+            .manifest()
+            .await
+            .ok_or("the archive's manifest isn't known yet")?;
         let content = content(&header, self.key(), &manifest).map_err(|error| error.to_string())?;
         Ok(Contents::Drive(self.open(content.key, around).await?))
     }
@@ -258,7 +276,8 @@ impl Archive {
         blobs: &CoreHandle,
         wishes: &mut Wishes,
     ) -> Result<(), String> {
-        let selection = Selection::new(&spec.sync.include, &spec.sync.exclude).map_err(|error| error.to_string())?;
+        let selection =
+            Selection::new(&spec.sync.include, &spec.sync.exclude).map_err(|error| error.to_string())?;
         let everything = selection.is_everything();
         if spec.sync.mode == SyncMode::Sparse && spec.sync.include.is_empty() {
             wishes.blobs.clear();
@@ -300,15 +319,25 @@ impl Archive {
     fn blocks(&self, spec: &ArchiveSpec) -> (u64, u64) {
         let own = self.own_state();
         let (contents, wanted_blobs) = self.read(|seen| (seen.contents.clone(), seen.wanted_blobs));
-        let wanted_own = if spec.sync.mode == SyncMode::Full { own.length } else { 0 };
-        let Contents::Drive(blobs) = contents else { return (wanted_own, own.held_blocks) };
+        let wanted_own = if spec.sync.mode == SyncMode::Full {
+            own.length
+        } else {
+            0
+        };
+        let Contents::Drive(blobs) = contents else {
+            return (wanted_own, own.held_blocks);
+        };
         let blobs = blobs.state();
-        (wanted_own + wanted_blobs.unwrap_or(blobs.length), own.held_blocks + blobs.held_blocks)
+        (
+            wanted_own + wanted_blobs.unwrap_or(blobs.length),
+            own.held_blocks + blobs.held_blocks,
+        )
     }
 
     fn is_complete(&self, spec: &ArchiveSpec) -> bool {
         let own = self.own_state();
-        let own_complete = own.length > 0 && (spec.sync.mode == SyncMode::Sparse || own.held_blocks >= own.length);
+        let own_complete =
+            own.length > 0 && (spec.sync.mode == SyncMode::Sparse || own.held_blocks >= own.length);
         let (contents, wanted) = self.read(|seen| (seen.contents.clone(), seen.wanted_blobs));
         own_complete
             && match contents {
@@ -353,11 +382,11 @@ impl Archive {
         };
         let mut backups = Vec::new();
         for core in self.cores() {
-            let stats = core.stats().await;
-            status.peers = status.peers.max(stats.peers as u32);
-            status.uploaded_bytes += stats.uploaded_bytes;
-            status.downloaded_bytes += stats.downloaded_bytes;
-            status.downloaded_blocks += stats.downloaded_blocks;
+            let traffic = core.stats().await;
+            status.peers = status.peers.max(traffic.peers as u32);
+            status.uploaded_bytes += traffic.uploaded_bytes;
+            status.downloaded_bytes += traffic.downloaded_bytes;
+            status.downloaded_blocks += traffic.downloaded_blocks;
             status.stored_bytes += stored_bytes(&core.state());
             if spec.backup {
                 let state = backup.state(core.discovery_key());
@@ -367,7 +396,11 @@ impl Archive {
         }
         status.durable_length = backups.first().map_or(0, |(_, state)| state.durable_length);
         let synced = self.synced(&status, &spec, complete);
-        status.conditions = vec![self.ready(&synced, &status), synced, self.backed_up(&spec, &backups)];
+        status.conditions = vec![
+            self.ready(&synced, &status),
+            synced,
+            self.backed_up(&spec, &backups),
+        ];
         status
     }
 
@@ -386,26 +419,63 @@ impl Archive {
             let text = problem.unwrap_or_else(|| "the backup is looked at first".to_owned());
             (false, "Restoring", text)
         } else if status.length == 0 && status.peers == 0 {
-            (false, "NoPeers", "nobody who has this archive was found yet".to_owned())
+            (
+                false,
+                "NoPeers",
+                "nobody who has this archive was found yet".to_owned(),
+            )
         } else if status.length == 0 {
-            (false, "Connecting", "a peer is connected and has not shown the archive yet".to_owned())
+            (
+                false,
+                "Connecting",
+                "a peer is connected and has not shown the archive yet".to_owned(),
+            )
         } else if complete && spec.sync.mode == SyncMode::Sparse {
-            (true, "OnDemand", format!("version {} is known; blocks are fetched when they are read", status.length))
+            (
+                true,
+                "OnDemand",
+                format!(
+                    "version {} is known; blocks are fetched when they are read",
+                    status.length
+                ),
+            )
         } else if complete {
-            (true, "Complete", format!("all {} wanted blocks of version {} are here", status.wanted_blocks, status.length))
+            (
+                true,
+                "Complete",
+                format!(
+                    "all {} wanted blocks of version {} are here",
+                    status.wanted_blocks, status.length
+                ),
+            )
         } else if status.peers == 0 {
-            let text = format!("{} of {} blocks are here and no peer is online", status.stored_blocks, status.wanted_blocks);
+            let text = format!(
+                "{} of {} blocks are here and no peer is online",
+                status.stored_blocks, status.wanted_blocks
+            );
             (false, "NoPeers", text)
         } else {
-            let progress = format!("{} of {} blocks are here", status.stored_blocks, status.wanted_blocks);
-            (false, "Downloading", problem.map_or(progress.clone(), |problem| format!("{progress}; {problem}")))
+            let progress = format!(
+                "{} of {} blocks are here",
+                status.stored_blocks, status.wanted_blocks
+            );
+            (
+                false,
+                "Downloading",
+                problem.map_or(progress.clone(), |problem| format!("{progress}; {problem}")),
+            )
         };
         condition("Synced", holds, reason, message)
     }
 
     fn ready(&self, synced: &Condition, status: &ArchiveStatus) -> Condition {
         if self.read(|seen| seen.complete) {
-            return condition("Ready", true, "Serving", format!("version {} is served", status.length));
+            return condition(
+                "Ready",
+                true,
+                "Serving",
+                format!("version {} is served", status.length),
+            );
         }
         condition("Ready", false, &synced.reason, synced.message.clone())
     }
@@ -413,7 +483,12 @@ impl Archive {
     fn backed_up(&self, spec: &ArchiveSpec, backups: &[(CoreState, BackupState)]) -> Condition {
         let refused = self.read(|seen| seen.restore.clone());
         if !spec.backup {
-            return condition("BackedUp", false, "Disabled", "this archive's backup is switched off".to_owned());
+            return condition(
+                "BackedUp",
+                false,
+                "Disabled",
+                "this archive's backup is switched off".to_owned(),
+            );
         }
         let damaged = backups.iter().find_map(|(_, state)| state.damaged.clone());
         if let Some(damaged) = damaged {
@@ -425,15 +500,25 @@ impl Archive {
         if let Some(error) = backups.iter().find_map(|(_, state)| state.error.clone()) {
             return condition("BackedUp", false, "StoreFailed", error);
         }
-        let behind = backups.iter().find(|(core, state)| !state.settled || state.durable_length < core.length);
+        let behind = backups
+            .iter()
+            .find(|(core, state)| !state.settled || state.durable_length < core.length);
         match behind {
             None if backups.iter().any(|(core, _)| core.length > 0) => {
                 let length = backups.first().map_or(0, |(_, state)| state.durable_length);
-                condition("BackedUp", true, "UpToDate", format!("everything up to length {length} is in the store"))
+                condition(
+                    "BackedUp",
+                    true,
+                    "UpToDate",
+                    format!("everything up to length {length} is in the store"),
+                )
             }
             None => condition("BackedUp", false, "Nothing", "nothing was stored yet".to_owned()),
             Some((core, state)) => {
-                let text = format!("length {} of {} is in the store", state.durable_length, core.length);
+                let text = format!(
+                    "length {} of {} is in the store",
+                    state.durable_length, core.length
+                );
                 condition("BackedUp", false, "Shipping", text)
             }
         }
@@ -457,7 +542,11 @@ enum Planned {
 
 impl Wishes {
     async fn topic(&mut self, core: &CoreHandle, announce: bool, swarm: &Swarm) {
-        if self.topic.as_ref().is_some_and(|(announced, _)| *announced == announce) {
+        if self
+            .topic
+            .as_ref()
+            .is_some_and(|(announced, _)| *announced == announce)
+        {
             return;
         }
         let mode = if announce { Mode::BOTH } else { Mode::CLIENT };
@@ -475,8 +564,17 @@ impl Wishes {
 }
 
 fn condition(kind: &str, holds: bool, reason: &str, message: String) -> Condition {
-    let status = if holds { ConditionStatus::True } else { ConditionStatus::False };
-    Condition { kind: kind.to_owned(), status, reason: reason.to_owned(), message }
+    let status = if holds {
+        ConditionStatus::True
+    } else {
+        ConditionStatus::False
+    };
+    Condition {
+        kind: kind.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message,
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a fraction for people")]
@@ -492,7 +590,8 @@ fn progress(wanted: u64, held: u64, complete: bool) -> f64 {
 
 /// Bytes held: exact for a core that is held whole, in proportion otherwise.
 fn stored_bytes(state: &CoreState) -> u64 {
-    let share = u128::from(state.byte_length) * u128::from(state.held_blocks) / u128::from(state.length.max(1));
+    let share =
+        u128::from(state.byte_length) * u128::from(state.held_blocks) / u128::from(state.length.max(1));
     u64::try_from(share).unwrap_or(u64::MAX)
 }
 

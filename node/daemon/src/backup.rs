@@ -10,19 +10,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use cumulet_api::{Condition, ConditionStatus};
-use cumulet_backup::core::{CoreSource, CoreTarget, LockedCore, SharedCore};
-use cumulet_backup::plan::ChangeMark;
+use cumulet_backup::core::{CoreSource, CoreTarget, LockedCore};
 use cumulet_backup::restore::{RestoreError, RestoreProgress, Restorer, Until};
 use cumulet_backup::retry::Patience;
 use cumulet_backup::sealing::ContentKey;
 use cumulet_backup::ship::{ShipConfig, Shipper};
-use cumulet_backup::source::CoreError;
 use cumulet_backup::store::file::FileStore;
 use cumulet_backup::store::s3::{S3Config, S3Store};
 use cumulet_backup::store::{ObjectStore, StoreError};
 use cumulet_hypercore::core::Core;
 use cumulet_hypercore::corestore::{BoxedCore, Claim, CoreHandle, Corestore, CorestoreError};
 use cumulet_hypercore::crypto::{Hash, Key, discovery_key};
+use cumulet_hypercore::segment::ContentCipher;
 use cumulet_hypercore::storage::Storage;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -92,6 +91,7 @@ pub struct Backup {
     url: String,
     shipper: Shipper,
     restorer: Restorer,
+    cipher: ContentCipher,
     followed: Mutex<BTreeMap<Hash, CancellationToken>>,
     refused: Mutex<BTreeMap<Hash, Refused>>,
     /// Folder with an empty file for each core whose restore is under way.
@@ -102,7 +102,9 @@ pub struct Backup {
 
 impl std::fmt::Debug for Backup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Backup").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("Backup")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
     }
 }
 
@@ -127,12 +129,19 @@ impl Backup {
             clock: Arc::new(now),
         };
         let key = ContentKey::new(content_key);
-        let shipper = Shipper::new(Arc::clone(&store), key.clone(), ship, tasks.clone(), cancel.clone());
+        let shipper = Shipper::new(
+            Arc::clone(&store),
+            key.clone(),
+            ship,
+            tasks.clone(),
+            cancel.clone(),
+        );
         let restorer = Restorer::new(store, key, Patience::default());
         Ok(Self {
             url: config.backup_url.clone(),
             shipper,
             restorer,
+            cipher: ContentCipher::new(&content_key),
             followed: Mutex::default(),
             refused: Mutex::default(),
             restoring: config.data_dir.join("restoring"),
@@ -153,7 +162,7 @@ impl Backup {
             followed.insert(discovery_key, cancel.clone());
             cancel
         };
-        self.shipper.add(Arc::new(CoreSource(Shared(core.clone()))));
+        self.shipper.add(Arc::new(CoreSource(core.clone())));
         let (shipper, mut state) = (self.shipper.clone(), core.watch_durable());
         self.tasks.spawn(cancel.run_until_cancelled_owned(async move {
             while state.changed().await.is_ok() {
@@ -177,13 +186,19 @@ impl Backup {
         let discovery_key = discovery_key(&key);
         let mark = self.restoring.join(hex::encode(discovery_key));
         if !mark.exists() && store.list().await?.contains(&discovery_key) {
-            return Ok(Opened { core: store.get(key).await?, restored: None });
+            return Ok(Opened {
+                core: store.get(key).await?,
+                restored: None,
+            });
         }
         let restored = match store.claim(key).await? {
             Some(storage) => Some(self.restore(key, storage, &mark).await),
             None => None,
         };
-        Ok(Opened { core: store.get(key).await?, restored })
+        Ok(Opened {
+            core: store.get(key).await?,
+            restored,
+        })
     }
 
     async fn restore(&self, key: Key, claim: Claim, mark: &Path) -> Result<u64, RestoreError> {
@@ -199,18 +214,28 @@ impl Backup {
         let progress = watch::Sender::new(RestoreProgress::default());
         let storage: Box<dyn Storage> = Box::new(claim);
         let core = Core::open(storage, key).map_err(|error| RestoreError::Target(error.into()))?;
-        let target = Arc::new(CoreTarget(Arc::new(LockedCore::new(core))));
+        let target = Arc::new(CoreTarget(Arc::new(LockedCore::new(core)), self.cipher.clone()));
         let report = self.restorer.restore(&found, target, &progress).await?;
         if let Err(error) = std::fs::remove_file(mark) {
             return Err(RestoreError::Target(error.into()));
         }
         if !report.damaged.is_empty() || !report.missing.is_empty() {
-            let objects: Vec<String> = report.damaged.iter().map(|damaged| damaged.object.clone()).collect();
-            let lines =
-                report.damaged.iter().map(|damaged| format!("{} was refused: {}", damaged.object, damaged.reason));
+            let objects: Vec<String> = report
+                .damaged
+                .iter()
+                .map(|damaged| damaged.object.clone())
+                .collect();
+            let lines = report
+                .damaged
+                .iter()
+                .map(|damaged| format!("{} was refused: {}", damaged.object, damaged.reason));
             let text = lines.collect::<Vec<_>>().join("; ");
             warn!(%text, missing = ?report.missing, "damaged backup");
-            let refused = Refused { objects, text, missing: report.missing };
+            let refused = Refused {
+                objects,
+                text,
+                missing: report.missing,
+            };
             lock(&self.refused).insert(discovery_key, refused);
         }
         Ok(report.length)
@@ -221,14 +246,23 @@ impl Backup {
         let discovery_key = core.discovery_key();
         let healed = {
             let refused = lock(&self.refused);
-            let Some(refused) = refused.get(discovery_key) else { return };
+            let Some(refused) = refused.get(discovery_key) else {
+                return;
+            };
             refused.clone()
         };
         let missing = healed.missing;
-        let all = |core: &BoxedCore| missing.iter().all(|range| core.bitfield().contains_range(range.clone()));
+        let all = |core: &BoxedCore| {
+            missing
+                .iter()
+                .all(|range| core.bitfield().contains_range(range.clone()))
+        };
         if core.with_core(all).await {
             let objects = healed.objects;
-            info!(?objects, "the blocks of damaged objects are here again and are shipped anew");
+            info!(
+                ?objects,
+                "the blocks of damaged objects are here again and are shipped anew"
+            );
             self.shipper.damaged(objects).await;
             lock(&self.refused).remove(discovery_key);
         }
@@ -236,11 +270,16 @@ impl Backup {
 
     /// How far the backup of a core is.
     pub fn state(&self, discovery_key: &Hash) -> BackupState {
-        let damaged = lock(&self.refused).get(discovery_key).map(|refused| refused.text.clone());
+        let damaged = lock(&self.refused)
+            .get(discovery_key)
+            .map(|refused| refused.text.clone());
         let progress = self.shipper.progress();
         let progress = progress.borrow();
         let Some(core) = progress.cores.get(discovery_key) else {
-            return BackupState { damaged, ..BackupState::default() };
+            return BackupState {
+                damaged,
+                ..BackupState::default()
+            };
         };
         BackupState {
             durable_length: core.durable.length,
@@ -266,16 +305,30 @@ impl Backup {
     pub fn condition(&self) -> Condition {
         let progress = self.shipper.progress();
         let progress = progress.borrow();
-        let (status, reason, message) = if let Some(text) = lock(&self.refused).values().next().map(|r| r.text.clone()) {
-            (ConditionStatus::False, "Damaged", text)
-        } else if let Some(failure) = progress.failure() {
-            (ConditionStatus::False, "StoreFailed", describe(failure))
-        } else if progress.cores.values().all(|core| core.settled) {
-            (ConditionStatus::True, "UpToDate", format!("everything held is in {}", self.url))
-        } else {
-            (ConditionStatus::False, "Shipping", format!("blocks are on their way to {}", self.url))
-        };
-        Condition { kind: "BackedUp".into(), status, reason: reason.into(), message }
+        let (status, reason, message) =
+            if let Some(text) = lock(&self.refused).values().next().map(|r| r.text.clone()) {
+                (ConditionStatus::False, "Damaged", text)
+            } else if let Some(failure) = progress.failure() {
+                (ConditionStatus::False, "StoreFailed", describe(failure))
+            } else if progress.cores.values().all(|core| core.settled) {
+                (
+                    ConditionStatus::True,
+                    "UpToDate",
+                    format!("everything held is in {}", self.url),
+                )
+            } else {
+                (
+                    ConditionStatus::False,
+                    "Shipping",
+                    format!("blocks are on their way to {}", self.url),
+                )
+            };
+        Condition {
+            kind: "BackedUp".into(),
+            status,
+            reason: reason.into(),
+            message,
+        }
     }
 
     /// Ships everything that waits; returns when it is in the store or the backup is stopped.
@@ -293,20 +346,29 @@ fn describe(failure: &cumulet_backup::ship::Failure) -> String {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one clock of the process, handed to whoever needs the time of day")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one clock of the process, handed to whoever needs the time of day"
+)]
 fn now() -> SystemTime {
     SystemTime::now()
 }
 
 fn open(config: &Config) -> Result<Arc<dyn ObjectStore>, BackupError> {
     let url = config.backup_url.clone();
-    let failed = |source| BackupError::Open { url: config.backup_url.clone(), source: Box::new(source) };
+    let failed = |source| BackupError::Open {
+        url: config.backup_url.clone(),
+        source: Box::new(source),
+    };
     let Some(rest) = url.strip_prefix("s3://") else {
         return Ok(Arc::new(FileStore::from_url(&url).map_err(failed)?));
     };
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let variable = |variable: &'static str| {
-        std::env::var(variable).map_err(|_| BackupError::Credentials { url: url.clone(), variable })
+        std::env::var(variable).map_err(|_| BackupError::Credentials {
+            url: url.clone(),
+            variable,
+        })
     };
     let s3 = S3Config {
         bucket: bucket.to_owned(),
@@ -319,39 +381,4 @@ fn open(config: &Config) -> Result<Arc<dyn ObjectStore>, BackupError> {
         session_token: std::env::var("AWS_SESSION_TOKEN").ok().map(Into::into),
     };
     Ok(Arc::new(S3Store::new(s3).map_err(failed)?))
-}
-
-/// An open core as the shipper sees it. The shipper calls from threads that may block.
-struct Shared(CoreHandle);
-
-impl SharedCore for Shared {
-    type Storage = Box<dyn Storage>;
-
-    fn key(&self) -> Key {
-        *self.0.key()
-    }
-
-    fn mark(&self) -> ChangeMark {
-        let state = *self.0.watch_durable().borrow();
-        ChangeMark { fork: state.fork, length: state.length, changes: state.generation }
-    }
-
-    fn read<R>(&self, look: impl FnOnce(&BoxedCore) -> R) -> R {
-        tokio::runtime::Handle::current().block_on(self.0.with_core(look))
-    }
-
-    fn change<R>(&self, change: impl FnOnce(&mut BoxedCore) -> Result<R, CoreError>) -> Result<R, CoreError> {
-        let mut refused = None;
-        let changed = self.0.change(|core| {
-            change(core).map_err(|error| {
-                refused = Some(error);
-                CorestoreError::Closed
-            })
-        });
-        let result = tokio::runtime::Handle::current().block_on(changed);
-        match refused {
-            Some(error) => Err(error),
-            None => Ok(result?),
-        }
-    }
 }

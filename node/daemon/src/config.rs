@@ -35,7 +35,12 @@ pub struct Options {
     #[arg(long, env = "CUMULET_SWARM_PORT", value_name = "PORT")]
     pub swarm_port: Option<u16>,
     /// DHT nodes to start from, host:port; none means the public DHT.
-    #[arg(long, env = "CUMULET_BOOTSTRAP", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "CUMULET_BOOTSTRAP",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
     pub bootstrap: Vec<String>,
     /// Where the REST API listens.
     #[arg(long, env = "CUMULET_API_LISTEN", value_name = "ADDR")]
@@ -56,13 +61,23 @@ pub struct Options {
     #[arg(long, env = "CUMULET_OPS_LISTEN", value_name = "ADDR")]
     pub ops_listen: Option<SocketAddr>,
     /// Folder with one device seed a replica: seed-0, seed-1, ….
-    #[arg(long, env = "CUMULET_DEVICE_SEEDS_DIR", value_name = "DIR", requires = "replica_name")]
+    #[arg(
+        long,
+        env = "CUMULET_DEVICE_SEEDS_DIR",
+        value_name = "DIR",
+        requires = "replica_name"
+    )]
     pub device_seeds_dir: Option<PathBuf>,
     /// Name of this replica; its number behind the last dash chooses the seed.
     #[arg(long, env = "CUMULET_REPLICA_NAME", value_name = "NAME")]
     pub replica_name: Option<String>,
     /// The cloud's other replicas: public-key-hex@host:port.
-    #[arg(long, env = "CUMULET_REPLICAS_PEERS", value_name = "KEY@HOST:PORT", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "CUMULET_REPLICAS_PEERS",
+        value_name = "KEY@HOST:PORT",
+        value_delimiter = ','
+    )]
     pub replicas_peers: Vec<String>,
     /// File with the 32-byte content key (hex or raw) under which backups are encrypted.
     #[arg(long, env = "CUMULET_CONTENT_KEY_FILE", value_name = "FILE")]
@@ -114,7 +129,10 @@ pub enum ConfigError {
 }
 
 fn field(field: &'static str, problem: impl Into<String>) -> ConfigError {
-    ConfigError::Field { field, problem: problem.into() }
+    ConfigError::Field {
+        field,
+        problem: problem.into(),
+    }
 }
 
 /// Another replica of the same cloud.
@@ -145,7 +163,10 @@ pub enum DeviceSeed {
 }
 
 /// A configuration that was checked.
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own that a person may set")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own that a person may set"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Folder that holds everything the node keeps.
@@ -195,10 +216,14 @@ pub struct Config {
 impl Options {
     /// Reads a TOML file.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        toml::from_str(&text)
-            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
     }
 
     /// Fills what `self` leaves open from `lower`.
@@ -235,22 +260,36 @@ impl Options {
     /// Checks everything and fills in the defaults.
     pub fn check(self) -> Result<Config, ConfigError> {
         let data_dir = self.data_dir.clone().ok_or_else(|| {
-            field("data-dir", "is missing; give a folder that this node may write, e.g. --data-dir ~/cumulet")
+            field(
+                "data-dir",
+                "is missing; give a folder that this node may write, e.g. --data-dir ~/cumulet",
+            )
         })?;
         let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let api_listen = self.api_listen.unwrap_or_else(|| loopback(8443));
         let api_tls = self.tls(api_listen)?;
         let device_seed = self.device_seed(&data_dir)?;
-        let replicas = self.replicas_peers.iter().map(|text| parse_replica(text)).collect::<Result<_, _>>()?;
+        let replicas = self
+            .replicas_peers
+            .iter()
+            .map(|text| parse_replica(text))
+            .collect::<Result<_, _>>()?;
         let max_lag = match &self.backup_max_lag {
             None => DEFAULT_MAX_LAG,
-            Some(text) => parse_duration(text)
-                .ok_or_else(|| field("backup-max-lag", format!("{text:?} is no time; write 500ms, 5s or 1m")))?,
+            Some(text) => parse_duration(text).ok_or_else(|| {
+                field(
+                    "backup-max-lag",
+                    format!("{text:?} is no time; write 500ms, 5s or 1m"),
+                )
+            })?,
         };
         let backup_url = match self.backup_url {
             Some(url) if url.starts_with("s3://") || url.starts_with("file:") => url,
             Some(url) => {
-                return Err(field("backup-url", format!("{url:?} starts neither with s3:// nor with file:")));
+                return Err(field(
+                    "backup-url",
+                    format!("{url:?} starts neither with s3:// nor with file:"),
+                ));
             }
             None => format!("file:{}", data_dir.join("backup").display()),
         };
@@ -259,7 +298,11 @@ impl Options {
             sparse: self.sparse.unwrap_or(false),
             announce: self.announce.unwrap_or(false),
             swarm_port: self.swarm_port.unwrap_or(DEFAULT_SWARM_PORT),
-            bootstrap: self.bootstrap.into_iter().filter(|host| !host.is_empty()).collect(),
+            bootstrap: self
+                .bootstrap
+                .into_iter()
+                .filter(|host| !host.is_empty())
+                .collect(),
             api_listen,
             make_api_token: self.api_token_file.is_none(),
             api_token_file: self.api_token_file.unwrap_or_else(|| data_dir.join("api.token")),
@@ -269,7 +312,9 @@ impl Options {
             device_seed,
             replicas,
             make_content_key: self.content_key_file.is_none(),
-            content_key_file: self.content_key_file.unwrap_or_else(|| data_dir.join("content.key")),
+            content_key_file: self
+                .content_key_file
+                .unwrap_or_else(|| data_dir.join("content.key")),
             backup_url,
             s3_endpoint: self.s3_endpoint.filter(|text| !text.is_empty()),
             s3_region: self.s3_region.filter(|text| !text.is_empty()),
@@ -281,7 +326,10 @@ impl Options {
 
     fn tls(&self, listen: SocketAddr) -> Result<Option<TlsFiles>, ConfigError> {
         match (&self.api_tls_cert_file, &self.api_tls_key_file) {
-            (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert: cert.clone(), key: key.clone() })),
+            (Some(cert), Some(key)) => Ok(Some(TlsFiles {
+                cert: cert.clone(),
+                key: key.clone(),
+            })),
             (None, None) if listen.ip().is_loopback() => Ok(None),
             (None, None) => Err(field(
                 "api-listen",
@@ -300,15 +348,27 @@ impl Options {
             return Ok(DeviceSeed::MadeOnce(data_dir.join("device.seed")));
         };
         let name = self.replica_name.as_deref().unwrap_or_default();
-        let number = name.rsplit('-').next().and_then(|digits| digits.parse::<u32>().ok()).ok_or_else(|| {
-            field("replica-name", format!("{name:?} doesn't end in a dash and a number, as in ada-0"))
-        })?;
+        let number = name
+            .rsplit('-')
+            .next()
+            .and_then(|digits| digits.parse::<u32>().ok())
+            .ok_or_else(|| {
+                field(
+                    "replica-name",
+                    format!("{name:?} doesn't end in a dash and a number, as in ada-0"),
+                )
+            })?;
         Ok(DeviceSeed::File(dir.join(format!("seed-{number}"))))
     }
 }
 
 fn parse_replica(text: &str) -> Result<ReplicaPeer, ConfigError> {
-    let wrong = || field("replicas-peers", format!("{text:?} is not of the form <64 hex digits>@host:port"));
+    let wrong = || {
+        field(
+            "replicas-peers",
+            format!("{text:?} is not of the form <64 hex digits>@host:port"),
+        )
+    };
     let (key, address) = text.split_once('@').ok_or_else(wrong)?;
     let mut public_key = [0; 32];
     hex::decode_to_slice(key, &mut public_key).map_err(|_| wrong())?;
@@ -316,7 +376,10 @@ fn parse_replica(text: &str) -> Result<ReplicaPeer, ConfigError> {
     if host.is_empty() || port.parse::<u16>().is_err() {
         return Err(wrong());
     }
-    Ok(ReplicaPeer { public_key, address: address.to_owned() })
+    Ok(ReplicaPeer {
+        public_key,
+        address: address.to_owned(),
+    })
 }
 
 fn parse_duration(text: &str) -> Option<Duration> {
@@ -335,7 +398,10 @@ mod tests {
     use super::*;
 
     fn minimal() -> Options {
-        Options { data_dir: Some("/tmp/x".into()), ..Options::default() }
+        Options {
+            data_dir: Some("/tmp/x".into()),
+            ..Options::default()
+        }
     }
 
     #[test]
@@ -358,15 +424,28 @@ mod tests {
     #[test]
     fn a_flag_wins_over_the_file() {
         let file: Options = toml::from_str("data-dir = \"/tmp/file\"\nswarm-port = 7").unwrap();
-        let merged = Options { swarm_port: Some(9), ..Options::default() }.over(file);
-        assert_eq!((merged.swarm_port, merged.data_dir), (Some(9), Some("/tmp/file".into())));
+        let merged = Options {
+            swarm_port: Some(9),
+            ..Options::default()
+        }
+        .over(file);
+        assert_eq!(
+            (merged.swarm_port, merged.data_dir),
+            (Some(9), Some("/tmp/file".into()))
+        );
     }
 
     #[test]
     fn an_api_open_to_others_needs_a_certificate() {
-        let options = Options { api_listen: Some("0.0.0.0:8443".parse().unwrap()), ..minimal() };
+        let options = Options {
+            api_listen: Some("0.0.0.0:8443".parse().unwrap()),
+            ..minimal()
+        };
         let error = options.check().unwrap_err().to_string();
-        assert!(error.starts_with("api-listen:") && error.contains("api-tls-cert-file"), "{error}");
+        assert!(
+            error.starts_with("api-listen:") && error.contains("api-tls-cert-file"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -376,12 +455,18 @@ mod tests {
             replica_name: Some("ada-12".into()),
             ..minimal()
         };
-        assert_eq!(options.check().unwrap().device_seed, DeviceSeed::File("/seeds/seed-12".into()));
+        assert_eq!(
+            options.check().unwrap().device_seed,
+            DeviceSeed::File("/seeds/seed-12".into())
+        );
     }
 
     #[test]
     fn a_replica_without_port_is_refused_with_the_expected_form() {
-        let options = Options { replicas_peers: vec![format!("{}@host", "0".repeat(64))], ..minimal() };
+        let options = Options {
+            replicas_peers: vec![format!("{}@host", "0".repeat(64))],
+            ..minimal()
+        };
         assert!(options.check().unwrap_err().to_string().contains("host:port"));
     }
 

@@ -120,10 +120,15 @@ struct Pinned {
 impl Node {
     /// Opens the data folder and starts everything but the HTTP listeners.
     pub async fn start(config: &Config) -> Result<Arc<Self>, StartError> {
-        let data_dir = |source| StartError::DataDir { path: config.data_dir.clone(), source };
+        let data_dir = |source| StartError::DataDir {
+            path: config.data_dir.clone(),
+            source,
+        };
         std::fs::create_dir_all(&config.data_dir).map_err(data_dir)?;
         let lock = std::fs::File::create(config.data_dir.join("lock")).map_err(data_dir)?;
-        lock.try_lock().map_err(|_| StartError::InUse { path: config.data_dir.clone() })?;
+        lock.try_lock().map_err(|_| StartError::InUse {
+            path: config.data_dir.clone(),
+        })?;
         let seed = match &config.device_seed {
             DeviceSeed::File(path) => secrets::read_key(path)?,
             DeviceSeed::MadeOnce(path) => secrets::read_or_make_key(path)?.0,
@@ -161,7 +166,11 @@ impl Node {
             _lock: lock,
         });
         node.tasks.spawn(Arc::clone(&node).accept_connections());
-        for replica in config.replicas.iter().filter(|replica| replica.public_key != *node.swarm.public_key()) {
+        for replica in config
+            .replicas
+            .iter()
+            .filter(|replica| replica.public_key != *node.swarm.public_key())
+        {
             node.tasks.spawn(Arc::clone(&node).keep_replica(replica.clone()));
         }
         for (key, spec) in known {
@@ -206,8 +215,14 @@ impl Node {
     pub async fn unpin(&self, key: &Key, delete: bool) -> Result<(), NodeError> {
         let _one = self.changing.lock().await;
         self.pins.remove(key)?;
-        let pinned = self.archives.write().unwrap_or_else(PoisonError::into_inner).remove(key);
-        let Some(Pinned { archive, cancel }) = pinned else { return Ok(()) };
+        let pinned = self
+            .archives
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
+        let Some(Pinned { archive, cancel }) = pinned else {
+            return Ok(());
+        };
         cancel.cancel();
         for core in archive.cores() {
             self.backup.forget(core.discovery_key());
@@ -228,9 +243,16 @@ impl Node {
             cancel: cancel.clone(),
         };
         let span = info_span!("archive", key = %short(&key));
-        self.tasks.spawn(Arc::clone(&archive).run(around).instrument(span));
-        let pinned = Pinned { archive: Arc::clone(&archive), cancel };
-        self.archives.write().unwrap_or_else(PoisonError::into_inner).insert(key, pinned);
+        self.tasks
+            .spawn(Arc::clone(&archive).run(around).instrument(span));
+        let pinned = Pinned {
+            archive: Arc::clone(&archive),
+            cancel,
+        };
+        self.archives
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key, pinned);
         archive
     }
 
@@ -243,7 +265,10 @@ impl Node {
     /// All pinned archives.
     pub fn all(&self) -> Vec<Arc<Archive>> {
         let archives = self.archives.read().unwrap_or_else(PoisonError::into_inner);
-        archives.values().map(|pinned| Arc::clone(&pinned.archive)).collect()
+        archives
+            .values()
+            .map(|pinned| Arc::clone(&pinned.archive))
+            .collect()
     }
 
     /// How an archive is doing.
@@ -268,9 +293,17 @@ impl Node {
         let archives = self.archives().await;
         let stats = self.swarm.stats();
         let health = if self.damaged_pins.is_empty() {
-            (ConditionStatus::True, "Healthy", "the data folder is read and written".to_owned())
+            (
+                ConditionStatus::True,
+                "Healthy",
+                "the data folder is read and written".to_owned(),
+            )
         } else {
-            (ConditionStatus::False, "DamagedPins", self.damaged_pins.join("; "))
+            (
+                ConditionStatus::False,
+                "DamagedPins",
+                self.damaged_pins.join("; "),
+            )
         };
         let backed_up = self.backup.condition();
         NodeStatus {
@@ -282,7 +315,12 @@ impl Node {
             durable_lag_seconds: self.backup.lag().as_secs(),
             last_backup_time: self.backup.last_time(),
             conditions: vec![
-                Condition { kind: "StorageHealthy".into(), status: health.0, reason: health.1.into(), message: health.2 },
+                Condition {
+                    kind: "StorageHealthy".into(),
+                    status: health.0,
+                    reason: health.1.into(),
+                    message: health.2,
+                },
                 backed_up,
             ],
         }
@@ -295,7 +333,8 @@ impl Node {
                 connection = self.swarm.next_connection() => connection,
             };
             let Some(connection) = connection else { return };
-            self.tasks.spawn(serve(self.store.clone(), connection, self.cancel.child_token()));
+            self.tasks
+                .spawn(serve(self.store.clone(), connection, self.cancel.child_token()));
         }
     }
 
@@ -310,7 +349,13 @@ impl Node {
             match found {
                 Ok(addresses) => {
                     let addresses: Vec<SocketAddrV4> = addresses
-                        .filter_map(|address| if let SocketAddr::V4(v4) = address { Some(v4) } else { None })
+                        .filter_map(|address| {
+                            if let SocketAddr::V4(v4) = address {
+                                Some(v4)
+                            } else {
+                                None
+                            }
+                        })
                         .collect();
                     if !addresses.is_empty() && addresses != known {
                         info!(replica = %replica.address, ?addresses, "another replica");
@@ -356,9 +401,15 @@ async fn start_swarm(
     tasks: &TaskTracker,
     cancel: &CancellationToken,
 ) -> Result<(Dht, Swarm), StartError> {
-    let failed = |reason: String| StartError::Swarm { port: config.swarm_port, reason };
-    let bootstrap =
-        if config.bootstrap.is_empty() { DhtConfig::public_bootstrap() } else { config.bootstrap.clone() };
+    let failed = |reason: String| StartError::Swarm {
+        port: config.swarm_port,
+        reason,
+    };
+    let bootstrap = if config.bootstrap.is_empty() {
+        DhtConfig::public_bootstrap()
+    } else {
+        config.bootstrap.clone()
+    };
     let dht = DhtConfig {
         bind: Ipv4Addr::UNSPECIFIED,
         port: config.swarm_port,
@@ -366,12 +417,20 @@ async fn start_swarm(
         ephemeral: Some(true),
         ..DhtConfig::default()
     };
-    let dht = Dht::spawn(dht, tasks, cancel.clone()).await.map_err(|error| failed(error.to_string()))?;
-    let swarm =
-        SwarmConfig { key_pair: KeyPair::from_seed(*seed), limits: SwarmLimits::default(), firewall: None };
+    let dht = Dht::spawn(dht, tasks, cancel.clone())
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    let swarm = SwarmConfig {
+        key_pair: KeyPair::from_seed(*seed),
+        limits: SwarmLimits::default(),
+        firewall: None,
+    };
     let swarm = Swarm::spawn(dht.clone(), swarm, tasks, cancel.clone());
     if !config.replicas.is_empty() {
-        swarm.listen(false).await.map_err(|error| failed(error.to_string()))?;
+        swarm
+            .listen(false)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
     }
     Ok((dht, swarm))
 }
@@ -384,7 +443,10 @@ async fn serve(store: Corestore, connection: Connection, cancel: CancellationTok
         return;
     }
     debug!(%peer, dialled = connection.is_initiator, "connected");
-    let session = Session::Established { handshake: connection.handshake, header_seed };
+    let session = Session::Established {
+        handshake: connection.handshake,
+        header_seed,
+    };
     match replicate(store, connection.stream, session, cancel).await {
         Ok(()) => debug!(%peer, "disconnected"),
         Err(error) => debug!(%peer, %error, "disconnected"),
@@ -393,13 +455,18 @@ async fn serve(store: Corestore, connection: Connection, cancel: CancellationTok
 
 /// A pin that can't work is refused before it is kept.
 fn check(spec: &ArchiveSpec) -> Result<(), NodeError> {
-    for (field, patterns) in [("sync.include", &spec.sync.include), ("sync.exclude", &spec.sync.exclude)] {
+    for (field, patterns) in [
+        ("sync.include", &spec.sync.include),
+        ("sync.exclude", &spec.sync.exclude),
+    ] {
         if let Some(pattern) = patterns.iter().find(|pattern| pattern.starts_with('/')) {
             let problem = format!("{pattern:?} is absolute; write paths relative to the archive");
             return Err(NodeError::Spec { field, problem });
         }
-        Selection::new(patterns, &[])
-            .map_err(|error| NodeError::Spec { field, problem: error.to_string() })?;
+        Selection::new(patterns, &[]).map_err(|error| NodeError::Spec {
+            field,
+            problem: error.to_string(),
+        })?;
     }
     Ok(())
 }

@@ -43,17 +43,25 @@ pub struct PinStore {
 impl PinStore {
     /// Opens the folder, making it when it isn't there.
     pub fn open(dir: &Path) -> Result<Self, PinError> {
-        fs::create_dir_all(dir).map_err(|source| PinError::Io { path: dir.to_owned(), source })?;
+        fs::create_dir_all(dir).map_err(|source| PinError::Io {
+            path: dir.to_owned(),
+            source,
+        })?;
         Ok(Self { dir: dir.to_owned() })
     }
 
     /// All pins, and the files that can't be read.
     pub fn load(&self) -> Result<(BTreeMap<Key, ArchiveSpec>, Vec<PinError>), PinError> {
-        let io = |source| PinError::Io { path: self.dir.clone(), source };
+        let io = |source| PinError::Io {
+            path: self.dir.clone(),
+            source,
+        };
         let (mut pins, mut damaged) = (BTreeMap::new(), Vec::new());
         for entry in fs::read_dir(&self.dir).map_err(io)? {
             let path = entry.map_err(io)?.path();
-            let Some(key) = path.file_name().and_then(|name| name.to_str()).and_then(key_of) else { continue };
+            let Some(key) = path.file_name().and_then(|name| name.to_str()).and_then(key_of) else {
+                continue;
+            };
             match read(&path) {
                 Ok(spec) => drop(pins.insert(key, spec)),
                 Err(error) => damaged.push(error),
@@ -73,7 +81,10 @@ impl PinStore {
             fs::rename(&partial, &path)?;
             fs::File::open(&self.dir)?.sync_all()
         };
-        write().map_err(|source| PinError::Io { path: path.clone(), source })
+        write().map_err(|source| PinError::Io {
+            path: path.clone(),
+            source,
+        })
     }
 
     /// Forgets a pin; one that isn't there is no error.
@@ -84,7 +95,10 @@ impl PinStore {
             Err(error) => Err(error),
             Ok(()) => fs::File::open(&self.dir)?.sync_all(),
         };
-        remove().map_err(|source| PinError::Io { path: path.clone(), source })
+        remove().map_err(|source| PinError::Io {
+            path: path.clone(),
+            source,
+        })
     }
 
     fn path(&self, key: &Key) -> PathBuf {
@@ -99,8 +113,14 @@ fn key_of(name: &str) -> Option<Key> {
 }
 
 fn read(path: &Path) -> Result<ArchiveSpec, PinError> {
-    let bytes = fs::read(path).map_err(|source| PinError::Io { path: path.to_owned(), source })?;
-    serde_json::from_slice(&bytes).map_err(|source| PinError::Parse { path: path.to_owned(), source })
+    let bytes = fs::read(path).map_err(|source| PinError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    serde_json::from_slice(&bytes).map_err(|source| PinError::Parse {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -111,7 +131,11 @@ mod tests {
     fn pins_are_there_after_opening_again_and_gone_after_removing() {
         let dir = tempfile::tempdir().unwrap();
         let store = PinStore::open(dir.path()).unwrap();
-        let spec = ArchiveSpec { announce: true, name: Some("notes".into()), ..ArchiveSpec::default() };
+        let spec = ArchiveSpec {
+            announce: true,
+            name: Some("notes".into()),
+            ..ArchiveSpec::default()
+        };
         store.put(&[1; 32], &spec).unwrap();
         store.put(&[2; 32], &ArchiveSpec::default()).unwrap();
         store.remove(&[2; 32]).unwrap();
@@ -126,7 +150,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = PinStore::open(dir.path()).unwrap();
         store.put(&[1; 32], &ArchiveSpec::default()).unwrap();
-        fs::write(dir.path().join(format!("{}.json", "02".repeat(32))), "{\"typo\":1}").unwrap();
+        fs::write(
+            dir.path().join(format!("{}.json", "02".repeat(32))),
+            "{\"typo\":1}",
+        )
+        .unwrap();
         let (pins, damaged) = store.load().unwrap();
         assert_eq!(pins.len(), 1);
         assert!(damaged[0].to_string().contains("typo"), "{}", damaged[0]);

@@ -9,8 +9,8 @@ use axum::Router;
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
 use cumulet_api::{ArchiveSpec, SyncMode, SyncSpec};
-use cumulet_hypercore::corestore::CoreHandle;
 use cumulet_hyperbee::{Bee, ErrorKind};
+use cumulet_hypercore::corestore::CoreHandle;
 use cumulet_hyperdrive::Drive;
 use cumulet_hyperdrive::link::Link;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,14 +41,41 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let handle = Handle::new();
     let mut listeners = JoinSet::new();
     let source = GatewaySource(Arc::clone(&node));
-    serve(&mut listeners, &handle, config.ops_listen, None, ops::router(Arc::clone(&node))).await?;
-    serve(&mut listeners, &handle, config.api_listen, config.api_tls.as_ref(), api::router(Arc::clone(&node), token))
-        .await?;
-    serve(&mut listeners, &handle, config.gateway_listen, None, gateway::router(source, Limits::default())).await?;
+    serve(
+        &mut listeners,
+        &handle,
+        config.ops_listen,
+        None,
+        ops::router(Arc::clone(&node)),
+    )
+    .await?;
+    serve(
+        &mut listeners,
+        &handle,
+        config.api_listen,
+        config.api_tls.as_ref(),
+        api::router(Arc::clone(&node), token),
+    )
+    .await?;
+    serve(
+        &mut listeners,
+        &handle,
+        config.gateway_listen,
+        None,
+        gateway::router(source, Limits::default()),
+    )
+    .await?;
     for link in links {
-        let mode = if config.sparse { SyncMode::Sparse } else { SyncMode::Full };
+        let mode = if config.sparse {
+            SyncMode::Sparse
+        } else {
+            SyncMode::Full
+        };
         let spec = ArchiveSpec {
-            sync: SyncSpec { mode, ..SyncSpec::default() },
+            sync: SyncSpec {
+                mode,
+                ..SyncSpec::default()
+            },
             announce: config.announce,
             gateway: true,
             backup: true,
@@ -72,7 +99,12 @@ fn parse_pins(config: &Config) -> anyhow::Result<Vec<Link>> {
             format!("--pin {text}: write 64 hex digits, 52 characters of z-base-32, or a hyper://, pear:// or dat:// link")
         })
     };
-    config.pin.iter().filter(|text| !text.is_empty()).map(parse).collect()
+    config
+        .pin
+        .iter()
+        .filter(|text| !text.is_empty())
+        .map(parse)
+        .collect()
 }
 
 async fn serve(
@@ -84,20 +116,25 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let listener =
         std::net::TcpListener::bind(address).with_context(|| format!("failed to listen on {address}"))?;
-    listener.set_nonblocking(true).context("failed to set up a listener")?;
+    listener
+        .set_nonblocking(true)
+        .context("failed to set up a listener")?;
     let (service, handle) = (router.into_make_service(), handle.clone());
-    match tls {
-        Some(files) => {
-            let tls = RustlsConfig::from_pem_file(&files.cert, &files.key)
-                .await
-                .with_context(|| format!("failed to read {} and {}", files.cert.display(), files.key.display()))?;
-            let server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle);
-            listeners.spawn(server.serve(service));
-        }
-        None => {
-            let server = axum_server::from_tcp(listener)?.handle(handle);
-            listeners.spawn(server.serve(service));
-        }
+    if let Some(files) = tls {
+        let tls = RustlsConfig::from_pem_file(&files.cert, &files.key)
+            .await
+            .with_context(|| {
+                format!(
+                    "failed to read {} and {}",
+                    files.cert.display(),
+                    files.key.display()
+                )
+            })?;
+        let server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle);
+        listeners.spawn(server.serve(service));
+    } else {
+        let server = axum_server::from_tcp(listener)?.handle(handle);
+        listeners.spawn(server.serve(service));
     }
     Ok(())
 }
@@ -137,8 +174,12 @@ impl ArchiveSource for GatewaySource {
     type Blocks = CoreHandle;
 
     async fn resolve(&self, name: &ArchiveName) -> Result<Option<Served<CoreHandle>>, SourceError> {
-        let Some(archive) = self.find(name) else { return Ok(None) };
-        let Some(core) = archive.core().cloned() else { return Err(SourceError(ErrorKind::Unavailable)) };
+        let Some(archive) = self.find(name) else {
+            return Ok(None);
+        };
+        let Some(core) = archive.core().cloned() else {
+            return Err(SourceError(ErrorKind::Unavailable));
+        };
         let epoch = archive.cores().iter().map(|core| core.state().fork).sum();
         let served = match archive.contents() {
             Contents::Unknown => return Err(SourceError(ErrorKind::Unavailable)),
@@ -146,6 +187,10 @@ impl ArchiveSource for GatewaySource {
             Contents::Bee => gateway::Archive::Bee(Bee::new(core)),
             Contents::Drive(blobs) => gateway::Archive::Drive(Drive::new(&Bee::new(core), blobs)),
         };
-        Ok(Some(Served { key: *archive.key(), epoch, archive: served }))
+        Ok(Some(Served {
+            key: *archive.key(),
+            epoch,
+            archive: served,
+        }))
     }
 }

@@ -35,14 +35,20 @@ pub enum SecretError {
 
 /// Reads 32 bytes from `path`, raw or as hex digits with surrounding white space.
 pub fn read_key(path: &Path) -> Result<[u8; 32], SecretError> {
-    let bytes = fs::read(path).map_err(|source| SecretError::Io { path: path.to_owned(), source })?;
+    let bytes = fs::read(path).map_err(|source| SecretError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
     if let Ok(raw) = <[u8; 32]>::try_from(bytes.as_slice()) {
         return Ok(raw);
     }
     let mut key = [0; 32];
     match hex::decode_to_slice(bytes.trim_ascii(), &mut key) {
         Ok(()) => Ok(key),
-        Err(_) => Err(SecretError::Malformed { path: path.to_owned(), len: bytes.len() }),
+        Err(_) => Err(SecretError::Malformed {
+            path: path.to_owned(),
+            len: bytes.len(),
+        }),
     }
 }
 
@@ -52,10 +58,16 @@ pub fn read_or_make_key(path: &Path) -> Result<([u8; 32], bool), SecretError> {
         Err(SecretError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             let mut key = [0; 32];
             getrandom::fill(&mut key).map_err(SecretError::Random)?;
-            let made = write_new(path, hex::encode(key).as_bytes())
-                .map_err(|source| SecretError::Io { path: path.to_owned(), source })?;
+            let made = write_new(path, hex::encode(key).as_bytes()).map_err(|source| SecretError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
             // Another process may have been first: then its key is the one that counts.
-            if made { Ok((key, true)) } else { read_key(path).map(|key| (key, false)) }
+            if made {
+                Ok((key, true))
+            } else {
+                read_key(path).map(|key| (key, false))
+            }
         }
         other => other.map(|key| (key, false)),
     }
@@ -63,11 +75,16 @@ pub fn read_or_make_key(path: &Path) -> Result<([u8; 32], bool), SecretError> {
 
 /// Reads the bearer token from `path`: its text without surrounding white space.
 pub fn read_token(path: &Path) -> Result<String, SecretError> {
-    let text =
-        fs::read_to_string(path).map_err(|source| SecretError::Io { path: path.to_owned(), source })?;
+    let text = fs::read_to_string(path).map_err(|source| SecretError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
     let token = text.trim();
     if token.is_empty() {
-        return Err(SecretError::Malformed { path: path.to_owned(), len: 0 });
+        return Err(SecretError::Malformed {
+            path: path.to_owned(),
+            len: 0,
+        });
     }
     Ok(token.to_owned())
 }
@@ -75,7 +92,12 @@ pub fn read_token(path: &Path) -> Result<String, SecretError> {
 /// Writes a file that didn't exist, for the owner only, whole or not at all; false when it was there.
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     let partial = path.with_extension(format!("new{}", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&partial)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     let made = match fs::hard_link(&partial, path) {

@@ -3,6 +3,8 @@
 //! Only the first `quorum` proofs of an envelope count, in JS as here; later ones are ignored, and one bad among the
 //! first refuses everything. Source: npm hypercore 11.37 `lib/caps.js`, `lib/verifier.js`, `lib/multisig.js`.
 
+use std::collections::HashMap;
+
 use cumulet_encoding::{DecodeError, Reader, Writer};
 
 use crate::crypto::{self, Hash, Key, KeyPair, NAMESPACES};
@@ -236,6 +238,10 @@ impl Verifier {
             return Err(SignatureError::Quorum { quorum });
         }
         let mut named = vec![false; self.manifest.signers.len()];
+        let mut patch_nodes = HashMap::with_capacity(envelope.patch_nodes.len());
+        for node in &envelope.patch_nodes {
+            patch_nodes.entry(node.index).or_insert(*node);
+        }
         // The quorum is at most the number of proofs, which the bytes of the message bound.
         for proof in &envelope.proofs[..quorum as usize] {
             let signer = proof.signer;
@@ -245,7 +251,7 @@ impl Verifier {
                 _ => return Err(SignatureError::Signer { signer }),
             }
             if proof.patch > 0 && self.manifest.allow_patch {
-                let grown = patched(roots, proof.patch, &envelope.patch_nodes);
+                let grown = patched(roots, proof.patch, &patch_nodes);
                 let grown = grown.ok_or(SignatureError::Patch { signer })?;
                 self.check(signer as usize, &grown, fork, &proof.signature)?;
             } else {
@@ -317,7 +323,7 @@ impl Verifier {
 }
 
 /// The tree that is `patch` blocks longer, by the nodes of an envelope.
-fn patched(roots: &Roots, patch: u64, nodes: &[Node]) -> Option<Roots> {
+fn patched(roots: &Roots, patch: u64, nodes: &HashMap<u64, Node>) -> Option<Roots> {
     let length = roots
         .length()
         .checked_add(patch)
@@ -325,7 +331,7 @@ fn patched(roots: &Roots, patch: u64, nodes: &[Node]) -> Option<Roots> {
     let wanted = upgrade_path(roots.length(), length);
     let mut needed = Vec::with_capacity(wanted.len());
     for index in wanted {
-        needed.push(*nodes.iter().find(|node| node.index == index)?);
+        needed.push(*nodes.get(&index)?);
     }
     let mut grown = roots.clone();
     grown

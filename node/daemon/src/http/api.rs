@@ -29,7 +29,10 @@ pub fn router(node: Arc<Node>, token: String) -> Router {
     Router::new()
         .route("/api/v1/status", get(status))
         .route("/api/v1/archives", get(archives))
-        .route("/api/v1/archives/{key}", get(archive).put(put_archive).delete(delete_archive))
+        .route(
+            "/api/v1/archives/{key}",
+            get(archive).put(put_archive).delete(delete_archive),
+        )
         .fallback(|| async { ProblemResponse::new(StatusCode::NOT_FOUND, "there is no such resource") })
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(token, authorize))
@@ -48,7 +51,10 @@ async fn authorize(State(token): State<Arc<str>>, request: Request, next: Next) 
     let mut response = ProblemResponse::new(StatusCode::UNAUTHORIZED, "this needs the node's API token")
         .hint("send it as 'Authorization: Bearer <token>'; a standalone node keeps it in api.token in its data folder")
         .into_response();
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+    response.headers_mut().insert(
+        header::WWW_AUTHENTICATE,
+        header::HeaderValue::from_static("Bearer"),
+    );
     response
 }
 
@@ -64,7 +70,9 @@ async fn archive(
     State(node): State<Arc<Node>>,
     Path(key): Path<String>,
 ) -> Result<Json<ArchiveStatus>, ProblemResponse> {
-    Ok(Json(node.archive(&parse_key(&key)?).await.ok_or_else(not_pinned)?))
+    Ok(Json(
+        node.archive(&parse_key(&key)?).await.ok_or_else(not_pinned)?,
+    ))
 }
 
 async fn put_archive(
@@ -73,7 +81,8 @@ async fn put_archive(
     body: Result<Json<ArchiveSpec>, JsonRejection>,
 ) -> Result<Json<ArchiveStatus>, ProblemResponse> {
     let key = parse_key(&key)?;
-    let Json(spec) = body.map_err(|rejection| ProblemResponse::new(rejection.status(), rejection.body_text()))?;
+    let Json(spec) =
+        body.map_err(|rejection| ProblemResponse::new(rejection.status(), rejection.body_text()))?;
     Ok(Json(node.pin(key, spec).await?))
 }
 
@@ -120,10 +129,14 @@ impl From<NodeError> for ProblemResponse {
     fn from(error: NodeError) -> Self {
         let (status, hint) = match &error {
             NodeError::Spec { .. } => (StatusCode::UNPROCESSABLE_ENTITY, None),
-            NodeError::Pin(_) | NodeError::Store(_) => {
-                (StatusCode::INSUFFICIENT_STORAGE, Some("look at the volume: is it full or read-only?"))
-            }
-            NodeError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, Some("try again when the node is back")),
+            NodeError::Pin(_) | NodeError::Store(_) => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                Some("look at the volume: is it full or read-only?"),
+            ),
+            NodeError::Stopping => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                Some("try again when the node is back"),
+            ),
         };
         let problem = Self::new(status, error.to_string());
         match hint {

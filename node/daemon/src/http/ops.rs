@@ -38,13 +38,26 @@ async fn readyz(State(node): State<Arc<Node>>) -> Response {
 
 async fn metrics(State(node): State<Arc<Node>>) -> Response {
     let mut registry = Registry::with_prefix("cumulet_node");
-    registry.register_collector(Box::new(Snapshot { node: node.status().await, archives: node.archives().await }));
+    registry.register_collector(Box::new(Snapshot {
+        node: node.status().await,
+        archives: node.archives().await,
+    }));
     let mut body = String::new();
     if text::encode(&mut body, &registry).is_err() {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], body).into_response()
+    (
+        [(
+            header::CONTENT_TYPE,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        )],
+        body,
+    )
+        .into_response()
 }
+
+/// A metric's name, its help text, and where an archive has it.
+type Row = (&'static str, &'static str, fn(&ArchiveStatus) -> u64);
 
 /// Reads the node's numbers at the moment of the scrape: no second set of counters to keep in step.
 #[derive(Debug)]
@@ -63,13 +76,37 @@ impl Collector for Snapshot {
         };
         gauge("peers", "Connections open.", None, node.peers.into())?;
         gauge("archives", "Archives pinned.", None, node.archives.into())?;
-        gauge("stored", "Bytes of blocks held.", Some(Unit::Bytes), node.bytes_stored)?;
-        gauge("durable_lag", "Age of the oldest block without backup.", Some(Unit::Seconds), node.durable_lag_seconds)?;
-        let rows: [(&str, &str, fn(&ArchiveStatus) -> u64); 4] = [
-            ("archive_length", "Blocks of the archive's own core.", |a| a.length),
-            ("archive_stored_blocks", "Blocks held over all of the archive's cores.", |a| a.stored_blocks),
-            ("archive_durable_length", "Length up to which everything held is backed up.", |a| a.durable_length),
-            ("archive_peers", "Peers that opened one of the archive's cores.", |a| a.peers.into()),
+        gauge(
+            "stored",
+            "Bytes of blocks held.",
+            Some(Unit::Bytes),
+            node.bytes_stored,
+        )?;
+        gauge(
+            "durable_lag",
+            "Age of the oldest block without backup.",
+            Some(Unit::Seconds),
+            node.durable_lag_seconds,
+        )?;
+        let rows: [Row; 4] = [
+            ("archive_length", "Blocks of the archive's own core.", |a| {
+                a.length
+            }),
+            (
+                "archive_stored_blocks",
+                "Blocks held over all of the archive's cores.",
+                |a| a.stored_blocks,
+            ),
+            (
+                "archive_durable_length",
+                "Length up to which everything held is backed up.",
+                |a| a.durable_length,
+            ),
+            (
+                "archive_peers",
+                "Peers that opened one of the archive's cores.",
+                |a| a.peers.into(),
+            ),
         ];
         for (name, help, read) in rows {
             let kind = ConstGauge::new(0_i64).metric_type();
@@ -79,9 +116,15 @@ impl Collector for Snapshot {
                 metric.encode(family.encode_family(&[("discovery_key", archive.discovery_key.as_str())])?)?;
             }
         }
-        let counters: [(&str, &str, fn(&ArchiveStatus) -> u64); 2] = [
-            ("archive_uploaded", "Block payload bytes sent to peers.", |a| a.uploaded_bytes),
-            ("archive_downloaded", "Block payload bytes accepted from peers.", |a| a.downloaded_bytes),
+        let counters: [Row; 2] = [
+            ("archive_uploaded", "Block payload bytes sent to peers.", |a| {
+                a.uploaded_bytes
+            }),
+            (
+                "archive_downloaded",
+                "Block payload bytes accepted from peers.",
+                |a| a.downloaded_bytes,
+            ),
         ];
         for (name, help, read) in counters {
             let kind = ConstCounter::new(0_u64).metric_type();

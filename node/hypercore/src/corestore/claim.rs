@@ -31,13 +31,20 @@ impl std::fmt::Debug for Claim {
 impl Claim {
     /// A claim on a core that is in `claims` already.
     pub(super) fn new(storage: Box<dyn Storage>, discovery_key: Hash, claims: Claims) -> Self {
-        Self { storage, discovery_key, claims }
+        Self {
+            storage,
+            discovery_key,
+            claims,
+        }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.discovery_key);
+        self.claims
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.discovery_key);
     }
 }
 

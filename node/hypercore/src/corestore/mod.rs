@@ -204,7 +204,10 @@ impl Corestore {
         if let Some(shared) = cores.get(discovery_key) {
             return Ok(Some(shared.clone()));
         }
-        let Some(paths) = self.paths_of(discovery_key).filter(|_| !self.is_claimed(discovery_key)) else {
+        let Some(paths) = self
+            .paths_of(discovery_key)
+            .filter(|_| !self.is_claimed(discovery_key))
+        else {
             return Ok(None);
         };
         let disk = self.inner.config.disk.clone();
@@ -269,7 +272,11 @@ impl Corestore {
             return Ok(None);
         }
         let claims = self.inner.claims.clone();
-        if !claims.lock().unwrap_or_else(PoisonError::into_inner).insert(discovery_key) {
+        if !claims
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(discovery_key)
+        {
             return Err(CorestoreError::Claimed);
         }
         let (paths, disk) = (self.paths_of(&discovery_key), self.inner.config.disk.clone());
@@ -283,14 +290,21 @@ impl Corestore {
         match opened.await {
             Ok(storage) => Ok(Some(Claim::new(storage, discovery_key, claims))),
             Err(error) => {
-                claims.lock().unwrap_or_else(PoisonError::into_inner).remove(&discovery_key);
+                claims
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(&discovery_key);
                 Err(error)
             }
         }
     }
 
     fn is_claimed(&self, discovery_key: &Hash) -> bool {
-        self.inner.claims.lock().unwrap_or_else(PoisonError::into_inner).contains(discovery_key)
+        self.inner
+            .claims
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(discovery_key)
     }
 
     /// Has every connection open a channel for the core, now and in the future.

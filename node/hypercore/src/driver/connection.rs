@@ -407,7 +407,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn committed(&mut self, ended: Result<(Arc<Shared>, Result<(), StorageError>), JoinError>) {
+    pub(super) fn committed(ended: Result<(Arc<Shared>, Result<(), StorageError>), JoinError>) {
         match ended {
             Ok((_, Ok(()))) => {}
             Ok((_, Err(error))) => tracing::error!(%error, "failed to make received blocks durable"),
@@ -442,7 +442,7 @@ impl Connection {
     /// Leaves all cores, and makes durable what was received.
     pub(super) async fn leave(&mut self) {
         while let Some(ended) = self.commits.join_next().await {
-            self.committed(ended);
+            Self::committed(ended);
         }
         for channel in self.channels.keys().copied().collect::<Vec<_>>() {
             self.forget(channel).await;

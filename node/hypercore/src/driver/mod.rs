@@ -141,7 +141,7 @@ where
             () = at(keep_alive) => connection.stream.handle_timeout(Instant::now())?,
             () = at(next_commit) => connection.commit(),
             Some(committed) = connection.commits.join_next(), if !connection.commits.is_empty() => {
-                connection.committed(committed);
+                Connection::committed(committed);
             }
             _ = tick.tick() => connection.tick().await,
         }

@@ -2,6 +2,12 @@
 //!
 //! Needs Node; without it the test says so and ends, except in CI, where that is a failure.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unused_self,
+    reason = "requests read better as methods of the node that is asked"
+)]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -28,14 +34,22 @@ impl Drop for Process {
 
 fn scripts() -> Option<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../e2e/js");
-    let has_node = Command::new("node").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
+    let has_node = Command::new("node")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success());
     if !has_node {
         assert!(std::env::var_os("CI").is_none(), "CI needs Node for this test");
         println!("skipped: there is no Node on this machine");
         return None;
     }
     if !dir.join("node_modules/hyperdrive").exists() {
-        let installed = Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(&dir).status().unwrap();
+        let installed = Command::new("npm")
+            .args(["ci", "--no-audit", "--no-fund"])
+            .current_dir(&dir)
+            .status()
+            .unwrap();
         assert!(installed.success(), "npm ci failed in {}", dir.display());
     }
     Some(dir)
@@ -58,10 +72,21 @@ struct Peer {
 impl Peer {
     fn start(scripts: &Path, storage: &Path, bootstrap: &Value, key: Option<&str>) -> Self {
         let mut command = Command::new("node");
-        command.arg(scripts.join("peer.mjs")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .arg(scripts.join("peer.mjs"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
-        let (input, output) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
-        let mut peer = Self { _process: Process(process), input, output, requests: 0 };
+        let (input, output) = (
+            process.stdin.take().unwrap(),
+            BufReader::new(process.stdout.take().unwrap()),
+        );
+        let mut peer = Self {
+            _process: Process(process),
+            input,
+            output,
+            requests: 0,
+        };
         let mut start = json!({"do": "start", "storage": storage, "host": HOST, "bootstrap": bootstrap});
         if let Some(key) = key {
             start["key"] = key.into();
@@ -84,7 +109,10 @@ impl Peer {
     }
 
     fn key(&mut self) -> String {
-        self.ask(json!({"do": "status"}))["key"].as_str().unwrap().to_owned()
+        self.ask(json!({"do": "status"}))["key"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 }
 
@@ -106,31 +134,62 @@ impl Node {
         let (gateway, api, ops) = (free_port(), free_port(), free_port());
         let mut command = Command::new(env!("CARGO_BIN_EXE_cumulet-node"));
         command.arg("--data-dir").arg(dir).args(arguments);
-        command.args(["--swarm-port", "0", "--bootstrap", &format!("{HOST}:{}", bootstrap[0]["port"])]);
-        for (flag, port) in [("--gateway-listen", gateway), ("--api-listen", api), ("--ops-listen", ops)] {
+        command.args([
+            "--swarm-port",
+            "0",
+            "--bootstrap",
+            &format!("{HOST}:{}", bootstrap[0]["port"]),
+        ]);
+        for (flag, port) in [
+            ("--gateway-listen", gateway),
+            ("--api-listen", api),
+            ("--ops-listen", ops),
+        ] {
             command.args([flag, &format!("{HOST}:{port}")]);
         }
         let process = Process(command.spawn().unwrap());
-        let node = Self { process, dir: dir.to_owned(), gateway, api, ops };
-        wait("the node to start", || node.get(node.ops, "/readyz", "").is_some_and(|(status, _)| status == 200));
+        let node = Self {
+            process,
+            dir: dir.to_owned(),
+            gateway,
+            api,
+            ops,
+        };
+        wait("the node to start", || {
+            node.get(node.ops, "/readyz", "")
+                .is_some_and(|(status, _)| status == 200)
+        });
         node
     }
 
     fn get(&self, port: u16, path: &str, headers: &str) -> Option<(u16, Vec<u8>)> {
         let mut stream = TcpStream::connect((HOST, port)).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").ok()?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n"
+        )
+        .ok()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).ok()?;
         let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
         let status = std::str::from_utf8(&answer[9..12]).ok()?.parse().ok()?;
         let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
         let body = answer.split_off(end + 4);
-        Some((status, if head.contains("transfer-encoding: chunked") { unchunk(&body) } else { body }))
+        Some((
+            status,
+            if head.contains("transfer-encoding: chunked") {
+                unchunk(&body)
+            } else {
+                body
+            },
+        ))
     }
 
     fn file(&self, key: &str, path: &str) -> Option<Vec<u8>> {
-        self.get(self.gateway, &format!("/{key}/{path}"), "").filter(|(status, _)| *status == 200).map(|(_, body)| body)
+        self.get(self.gateway, &format!("/{key}/{path}"), "")
+            .filter(|(status, _)| *status == 200)
+            .map(|(_, body)| body)
     }
 
     fn archive(&self) -> Value {
@@ -144,7 +203,9 @@ impl Node {
     fn holds(&self, condition: &str) -> bool {
         let archive = self.archive();
         let conditions = archive["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.iter().any(|found| found["type"] == condition && found["status"] == "True")
+        conditions
+            .iter()
+            .any(|found| found["type"] == condition && found["status"] == "True")
     }
 
     fn wait_for(&self, conditions: &[&str]) {
@@ -177,7 +238,11 @@ fn wait(what: &str, holds: impl Fn() -> bool) {
 fn wait_or(what: &str, holds: impl Fn() -> bool, otherwise: impl Fn() -> String) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < PATIENCE, "waited too long for {what}: {}", otherwise());
+        assert!(
+            start.elapsed() < PATIENCE,
+            "waited too long for {what}: {}",
+            otherwise()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -195,15 +260,31 @@ impl World {
     fn new() -> Option<Self> {
         let scripts = scripts()?;
         let mut command = Command::new("node");
-        command.args([scripts.join("testnet.mjs").to_str().unwrap(), HOST, "4", &free_port().to_string()]);
+        command.args([
+            scripts.join("testnet.mjs").to_str().unwrap(),
+            HOST,
+            "4",
+            &free_port().to_string(),
+        ]);
         let mut dht = Process(command.stdout(Stdio::piped()).spawn().unwrap());
         let bootstrap = json_line(&mut BufReader::new(dht.0.stdout.take().unwrap()));
         let mut files = BTreeMap::from([("empty".to_owned(), Vec::new())]);
-        files.insert("large.bin".into(), (0..3_000_000_u32).flat_map(|i| (i.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()).collect());
+        files.insert(
+            "large.bin".into(),
+            (0..3_000_000_u32)
+                .flat_map(|i| (i.wrapping_mul(2_654_435_761) >> 24).to_le_bytes())
+                .collect(),
+        );
         for i in 0..20_u8 {
             files.insert(format!("folder/file-{i}.txt"), vec![i; 100 + usize::from(i)]);
         }
-        Some(Self { dir: TempDir::new().unwrap(), scripts, bootstrap, _dht: dht, files })
+        Some(Self {
+            dir: TempDir::new().unwrap(),
+            scripts,
+            bootstrap,
+            _dht: dht,
+            files,
+        })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -232,7 +313,11 @@ fn a_javascript_drive_is_kept_followed_served_backed_up_and_restored() {
     let mut writer = world.writer();
     let key = writer.key();
 
-    let node = Node::start(&world.path("node"), &world.bootstrap, &["--pin", &key, "--announce"]);
+    let node = Node::start(
+        &world.path("node"),
+        &world.bootstrap,
+        &["--pin", &key, "--announce"],
+    );
     node.wait_for(&["Ready", "Synced", "BackedUp"]);
     world.assert_serves_all(&node, &key);
 
@@ -241,15 +326,30 @@ fn a_javascript_drive_is_kept_followed_served_backed_up_and_restored() {
     std::fs::write(world.path("content"), b"changed").unwrap();
     writer.put("/folder/file-3.txt", &world.path("content"));
     let changed = Instant::now();
-    wait("the change", || node.file(&key, "folder/file-3.txt").as_deref() == Some(b"changed"));
-    assert!(changed.elapsed() < Duration::from_secs(2), "{:?}", changed.elapsed());
-    assert_eq!(node.archive()["downloadedBlocks"].as_u64().unwrap() - before, 2, "one blob block and one entry");
+    wait("the change", || {
+        node.file(&key, "folder/file-3.txt").as_deref() == Some(b"changed")
+    });
+    assert!(
+        changed.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        changed.elapsed()
+    );
+    assert_eq!(
+        node.archive()["downloadedBlocks"].as_u64().unwrap() - before,
+        2,
+        "one blob block and one entry"
+    );
     node.wait_for(&["Synced", "BackedUp"]);
     let version = writer.ask(json!({"do": "status"}))["version"].as_u64();
 
     // Another peer that knows only the key gets everything from the node while the writer is off.
     drop(writer);
-    let mut reader = Peer::start(&world.scripts, &world.path("reader"), &world.bootstrap, Some(&key));
+    let mut reader = Peer::start(
+        &world.scripts,
+        &world.path("reader"),
+        &world.bootstrap,
+        Some(&key),
+    );
     let downloaded = reader.ask(json!({"do": "download"}));
     assert_eq!(downloaded["version"].as_u64(), version, "{downloaded}");
     drop(reader);
@@ -260,10 +360,17 @@ fn a_javascript_drive_is_kept_followed_served_backed_up_and_restored() {
     std::fs::create_dir(&restored).unwrap();
     std::fs::copy(world.path("node/content.key"), restored.join("content.key")).unwrap();
     let backup = format!("file:{}", world.path("node/backup").display());
-    let node = Node::start(&restored, &world.bootstrap, &["--pin", &key, "--backup-url", &backup]);
+    let node = Node::start(
+        &restored,
+        &world.bootstrap,
+        &["--pin", &key, "--backup-url", &backup],
+    );
     node.wait_for(&["Ready"]);
     assert_eq!(node.archive()["downloadedBlocks"], 0);
-    assert_eq!(node.file(&key, "folder/file-3.txt").as_deref(), Some(&b"changed"[..]));
+    assert_eq!(
+        node.file(&key, "folder/file-3.txt").as_deref(),
+        Some(&b"changed"[..])
+    );
     assert!(node.file(&key, "large.bin").as_ref() == world.files.get("large.bin"));
     node.stop();
 }
@@ -273,7 +380,11 @@ fn a_sparse_pin_fetches_no_more_than_a_range_needs() {
     let Some(world) = World::new() else { return };
     let mut writer = world.writer();
     let key = writer.key();
-    let node = Node::start(&world.path("node"), &world.bootstrap, &["--pin", &key, "--sparse"]);
+    let node = Node::start(
+        &world.path("node"),
+        &world.bootstrap,
+        &["--pin", &key, "--sparse"],
+    );
     node.wait_for(&["Ready"]);
     let size = world.files["large.bin"].len();
     // The first read of any part finds the entry; the second only fetches bytes.
@@ -295,12 +406,23 @@ fn a_key_that_nobody_serves_is_told_as_such_and_disturbs_nobody() {
     let key = "ab".repeat(32);
     let node = Node::start(&world.path("node"), &world.bootstrap, &["--pin", &key]);
     let reason = || {
-        let conditions = node.archive()["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.iter().find(|found| found["type"] == "Synced").map(|found| found["reason"].clone())
+        let conditions = node.archive()["conditions"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        conditions
+            .iter()
+            .find(|found| found["type"] == "Synced")
+            .map(|found| found["reason"].clone())
     };
     wait("the reason", || reason() == Some("NoPeers".into()));
     assert_eq!(node.get(node.ops, "/readyz", "").unwrap().0, 200);
-    assert_eq!(node.get(node.gateway, &format!("/{}/x", "cd".repeat(32)), "").unwrap().0, 404);
+    assert_eq!(
+        node.get(node.gateway, &format!("/{}/x", "cd".repeat(32)), "")
+            .unwrap()
+            .0,
+        404
+    );
 }
 
 #[test]
@@ -328,6 +450,9 @@ fn two_nodes_do_not_share_a_data_folder() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && text.contains("another process"), "{text}");
+    assert!(
+        !output.status.success() && text.contains("another process"),
+        "{text}"
+    );
     node.stop();
 }
