@@ -1,7 +1,11 @@
 //! Bytes that are not what they should be are refused, and the rest is restored.
 
 #![allow(clippy::single_range_in_vec_init, reason = "ranges of blocks are the values")]
-#![allow(clippy::unwrap_used, reason = "a test that can't go on shall say where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that can't go on shall say where"
+)]
 
 mod model;
 mod stores;
@@ -9,8 +13,12 @@ mod stores;
 use std::time::Duration;
 
 use cumulet_backup::error::ErrorKind;
+use cumulet_backup::head::Head;
+use cumulet_backup::names::CoreNames;
 use cumulet_backup::restore::{Damaged, RestoreError, Until};
-use model::{ModelCore, Ship, contents, is_head, restore_into, restorer};
+use cumulet_backup::source::BackupSource;
+use cumulet_hypercore::segment::{ContentCipher, Place, SegmentId};
+use model::{ModelCore, Ship, content_key, contents, is_head, restore_into, restorer};
 use stores::TestStore;
 
 const SEED: u8 = 1;
@@ -236,4 +244,94 @@ async fn verification_reads_everything_and_names_what_is_bad() {
         expected.sort();
         assert_eq!(damaged, expected);
     }
+}
+
+/// Puts a head into an empty store under the name that it asks for, and looks for it.
+async fn found_after(core: &ModelCore, change: impl FnOnce(&mut Head)) -> Result<(), String> {
+    let held = core.held().unwrap().unwrap();
+    let mut sealed = Head {
+        signed: held.signed,
+        selection: held.cut.select(true),
+    };
+    change(&mut sealed);
+    let test = stores::file();
+    let (name, bytes) = sealed.seal(&content_key());
+    let object = CoreNames::new(core.discovery_key()).head(&name, 0);
+    test.store.put_if_absent(&object, bytes).await.unwrap();
+    match restorer(&test.store)
+        .find(&core.discovery_key(), Until::Newest)
+        .await
+    {
+        Ok(_) => Ok(()),
+        Err(RestoreError::AllDamaged(damaged)) => Err(damaged[0].reason.clone()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_its_writer_did_not_sign_is_refused_though_it_is_sealed_rightly() {
+    let core = ModelCore::with_blocks(SEED, [10; 7]);
+    core.clear(2..3);
+    assert_eq!(found_after(&core, |_| {}).await, Ok(()));
+    let other = ModelCore::with_blocks(SEED, [11; 7]).held().unwrap().unwrap();
+    let stranger = ModelCore::with_blocks(2, [10; 7]).held().unwrap().unwrap();
+
+    let reason = found_after(&core, |head| head.signed.signature[10] ^= 1)
+        .await
+        .unwrap_err();
+    assert!(reason.contains("signature"), "{reason}");
+    let reason = found_after(&core, |head| head.signed.signature.clear())
+        .await
+        .unwrap_err();
+    assert!(reason.contains("signature"), "{reason}");
+    let reason = found_after(&core, |head| head.signed.roots = other.signed.roots.clone())
+        .await
+        .unwrap_err();
+    assert!(reason.contains("signature"), "{reason}");
+    let reason = found_after(&core, |head| head.signed.fork = 1).await.unwrap_err();
+    assert!(reason.contains("signature"), "{reason}");
+    let reason = found_after(&core, |head| head.signed.manifest = stranger.signed.manifest)
+        .await
+        .unwrap_err();
+    assert!(reason.contains("manifest"), "{reason}");
+
+    let reason = found_after(&core, |head| head.selection = other.cut.select(true))
+        .await
+        .unwrap_err();
+    assert!(reason.contains("segments"), "{reason}");
+    let reason = found_after(&core, |head| head.selection.segments.truncate(1))
+        .await
+        .unwrap_err();
+    assert!(reason.contains("covered by no subtree"), "{reason}");
+    let twice = |head: &mut Head| head.selection.absent.push(head.selection.segments[0]);
+    let reason = found_after(&core, twice).await.unwrap_err();
+    assert!(reason.contains("named twice"), "{reason}");
+    let reason = found_after(&core, |head| head.selection.segments[0].size += 1)
+        .await
+        .unwrap_err();
+    assert!(reason.contains("another hash"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_segment_of_blocks_that_nobody_signed_is_refused_though_it_is_whole_in_itself() {
+    let test = stores::file();
+    let core = shipped(&test, [10; 4]).await;
+    let name = object(&test, |name| name.contains("/2-0-")).await;
+    let forger = ModelCore::with_blocks(SEED, [11; 4]);
+    let id = SegmentId { level: 2, index: 0 };
+    let place = Place {
+        discovery_key: core.discovery_key(),
+        fork: 0,
+        id,
+    };
+    let segment = forger
+        .segment(&place, &ContentCipher::new(content_key().as_bytes()))
+        .unwrap()
+        .unwrap();
+    std::fs::write(test.path(&name), segment).unwrap();
+    let bare = core.bare();
+    let report = restore_into(&test.store, &bare).await;
+    assert_eq!(report.missing, [0..4]);
+    assert!(report.damaged[0].reason.contains("core's tree"), "{report:?}");
+    assert_eq!(bare.blocks(), [const { None }; 4]);
 }

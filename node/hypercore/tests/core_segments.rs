@@ -278,3 +278,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_head_has_the_bytes_of_the_golden_file() {
+    let origin = writer(MemoryStorage::new(), 13);
+    let state = origin
+        .head_state(&[SegmentId { level: 1, index: 4 }])
+        .unwrap()
+        .unwrap();
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/head-state-v1.bin");
+    if std::env::var_os("CUMULET_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, state.encode()).unwrap();
+    }
+    let golden = std::fs::read(&path).unwrap();
+    assert_eq!(state.encode(), golden, "a changed format needs a new version");
+    assert_eq!(HeadState::decode(&golden), Ok(state));
+    for length in 0..golden.len() {
+        assert!(HeadState::decode(&golden[..length]).is_err(), "torn at {length}");
+    }
+}
