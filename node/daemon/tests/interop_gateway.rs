@@ -210,7 +210,6 @@ async fn a_javascript_drive_is_read_while_it_arrives() {
 
 /// Without the tree nodes around a byte, peers are asked where it lies.
 #[tokio::test]
-#[ignore = "the corestore's driver does not wake a seek whose answer brings tree nodes alone, so that some wait in vain"]
 async fn any_part_of_a_javascript_file_is_found_without_the_rest() {
     let world = World::connect().await;
     world
