@@ -2,17 +2,21 @@
 //
 //   node archives.js bees SEED COUNT     random scripts of puts, deletes and batches, with the blocks they write
 //   node archives.js write-drive SEED    a random drive: its blocks, and what it should read as
-//   node archives.js read-drive          reads { db, blobs, version } from stdin, and answers what JavaScript sees in it
+//   node archives.js read-drive          reads { db, blobs } from stdin, and answers what JavaScript sees in it
+//   node archives.js serve-drive SEED    a drive, replicated over TCP on loopback until stdin ends; first prints a line
+//                                        { port, key, big, ... } with what it should read as
 'use strict'
 
 const fs = require('fs')
 const os = require('os')
+const net = require('net')
 const path = require('path')
 const { createHash } = require('crypto')
 const Corestore = require('corestore')
 const Hypercore = require('hypercore')
 const Hyperbee = require('hyperbee')
 const Hyperdrive = require('hyperdrive')
+const NoiseSecretStream = require('@hyperswarm/secret-stream')
 
 const hex = (bytes) => bytes.toString('hex')
 
@@ -98,10 +102,7 @@ async function describe (drive) {
   return { version: drive.version, files, middle, diff }
 }
 
-async function writeDrive (directory) {
-  const store = new Corestore(directory)
-  const drive = new Hyperdrive(store)
-  await drive.ready()
+async function fill (drive) {
   const name = () => '/' + Array.from({ length: 1 + random(3) }, () => pick(['a', 'b', 'ü', 'x y', 'c.txt', 'd.bin'])).join('/')
   const sizes = [0, 1, 10, 100, 65535, 65536, 65537, 200000]
   const data = () => Buffer.alloc(pick(sizes), Buffer.from([random(256), random(256), random(256), 1]))
@@ -133,6 +134,13 @@ async function writeDrive (directory) {
         await drive.put(name(), data(), options)
     }
   }
+}
+
+async function writeDrive (directory) {
+  const store = new Corestore(directory)
+  const drive = new Hyperdrive(store)
+  await drive.ready()
+  await fill(drive)
   const { db, blobs } = drive
   const written = {
     key: hex(drive.key),
@@ -145,6 +153,40 @@ async function writeDrive (directory) {
   await drive.close()
   await store.close()
   return written
+}
+
+// Byte `at` of the big file: the Rust test makes the same.
+const bigByte = (at) => (at % 251) ^ ((at >> 8) & 255)
+
+async function serveDrive (directory) {
+  const store = new Corestore(directory)
+  const drive = new Hyperdrive(store)
+  await drive.ready()
+  await fill(drive)
+  // A file of 200 blocks of different sizes, so that bytes are found by the tree and not by arithmetic.
+  const stream = drive.createWriteStream('/big file.bin')
+  let size = 0
+  for (let block = 0; block < 200; block++) {
+    const bytes = Buffer.alloc(1000 + ((block * 7919) % 20000))
+    for (let i = 0; i < bytes.length; i++) bytes[i] = bigByte(size + i)
+    size += bytes.length
+    if (!stream.write(bytes)) await new Promise((resolve) => stream.once('drain', resolve))
+  }
+  stream.end()
+  await new Promise((resolve, reject) => stream.on('close', resolve).on('error', reject))
+  const server = net.createServer((socket) => {
+    const secret = new NoiseSecretStream(false, socket)
+    secret.on('error', () => {})
+    store.replicate(secret)
+  })
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address()
+  const big = { size, blocks: 200 }
+  process.stdout.write(JSON.stringify({ port, key: hex(drive.key), big, blobs: drive.blobs.core.length, ...(await describe(drive)) }) + '\n')
+  await new Promise((resolve) => process.stdin.on('end', resolve).resume())
+  // The directory goes with us, and so do the connections.
+  process.exitCode = 0
+  setImmediate(() => process.exit())
 }
 
 async function readDrive (directory) {
@@ -175,13 +217,15 @@ async function main ([command, seed, count]) {
       return inDirectory(writeDrive)
     case 'read-drive':
       return inDirectory(readDrive)
+    case 'serve-drive':
+      return inDirectory(serveDrive)
     default:
       throw new Error('unknown command ' + command)
   }
 }
 
 main(process.argv.slice(2)).then(
-  (answer) => process.stdout.write(JSON.stringify(answer)),
+  (answer) => answer && process.stdout.write(JSON.stringify(answer)),
   (error) => {
     console.error(error)
     process.exitCode = 1

@@ -185,6 +185,11 @@ const commands = {
     return { handle, publicKey: swarm.keyPair.publicKey.toString('hex') }
   },
 
+  async join_peer ({ handle, publicKey }) {
+    closables.get(handle).swarm.joinPeer(Buffer.from(publicKey, 'hex'))
+    return {}
+  },
+
   async stats ({ handle }) {
     const { stats, swarm } = closables.get(handle)
     return {

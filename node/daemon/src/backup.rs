@@ -10,19 +10,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use cumulet_api::{Condition, ConditionStatus};
-use cumulet_backup::core::{CoreSource, CoreTarget, LockedCore, SharedCore};
-use cumulet_backup::plan::ChangeMark;
+use cumulet_backup::core::{CoreSource, CoreTarget, LockedCore};
 use cumulet_backup::restore::{RestoreError, RestoreProgress, Restorer, Until};
 use cumulet_backup::retry::Patience;
 use cumulet_backup::sealing::ContentKey;
 use cumulet_backup::ship::{ShipConfig, Shipper};
-use cumulet_backup::source::CoreError;
 use cumulet_backup::store::file::FileStore;
 use cumulet_backup::store::s3::{S3Config, S3Store};
 use cumulet_backup::store::{ObjectStore, StoreError};
 use cumulet_hypercore::core::Core;
 use cumulet_hypercore::corestore::{BoxedCore, Claim, CoreHandle, Corestore, CorestoreError};
 use cumulet_hypercore::crypto::{Hash, Key, discovery_key};
+use cumulet_hypercore::segment::ContentCipher;
 use cumulet_hypercore::storage::Storage;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -92,6 +91,7 @@ pub struct Backup {
     url: String,
     shipper: Shipper,
     restorer: Restorer,
+    cipher: ContentCipher,
     followed: Mutex<BTreeMap<Hash, CancellationToken>>,
     refused: Mutex<BTreeMap<Hash, Refused>>,
     /// Folder with an empty file for each core whose restore is under way.
@@ -141,6 +141,7 @@ impl Backup {
             url: config.backup_url.clone(),
             shipper,
             restorer,
+            cipher: ContentCipher::new(&content_key),
             followed: Mutex::default(),
             refused: Mutex::default(),
             restoring: config.data_dir.join("restoring"),
@@ -161,7 +162,7 @@ impl Backup {
             followed.insert(discovery_key, cancel.clone());
             cancel
         };
-        self.shipper.add(Arc::new(CoreSource(Shared(core.clone()))));
+        self.shipper.add(Arc::new(CoreSource(core.clone())));
         let (shipper, mut state) = (self.shipper.clone(), core.watch_durable());
         self.tasks.spawn(cancel.run_until_cancelled_owned(async move {
             while state.changed().await.is_ok() {
@@ -213,7 +214,7 @@ impl Backup {
         let progress = watch::Sender::new(RestoreProgress::default());
         let storage: Box<dyn Storage> = Box::new(claim);
         let core = Core::open(storage, key).map_err(|error| RestoreError::Target(error.into()))?;
-        let target = Arc::new(CoreTarget(Arc::new(LockedCore::new(core))));
+        let target = Arc::new(CoreTarget(Arc::new(LockedCore::new(core)), self.cipher.clone()));
         let report = self.restorer.restore(&found, target, &progress).await?;
         if let Err(error) = std::fs::remove_file(mark) {
             return Err(RestoreError::Target(error.into()));
@@ -380,43 +381,4 @@ fn open(config: &Config) -> Result<Arc<dyn ObjectStore>, BackupError> {
         session_token: std::env::var("AWS_SESSION_TOKEN").ok().map(Into::into),
     };
     Ok(Arc::new(S3Store::new(s3).map_err(failed)?))
-}
-
-/// An open core as the shipper sees it. The shipper calls from threads that may block.
-struct Shared(CoreHandle);
-
-impl SharedCore for Shared {
-    type Storage = Box<dyn Storage>;
-
-    fn key(&self) -> Key {
-        *self.0.key()
-    }
-
-    fn mark(&self) -> ChangeMark {
-        let state = *self.0.watch_durable().borrow();
-        ChangeMark {
-            fork: state.fork,
-            length: state.length,
-            changes: state.generation,
-        }
-    }
-
-    fn read<R>(&self, look: impl FnOnce(&BoxedCore) -> R) -> R {
-        tokio::runtime::Handle::current().block_on(self.0.with_core(look))
-    }
-
-    fn change<R>(&self, change: impl FnOnce(&mut BoxedCore) -> Result<R, CoreError>) -> Result<R, CoreError> {
-        let mut refused = None;
-        let changed = self.0.change(|core| {
-            change(core).map_err(|error| {
-                refused = Some(error);
-                CorestoreError::Closed
-            })
-        });
-        let result = tokio::runtime::Handle::current().block_on(changed);
-        match refused {
-            Some(error) => Err(error),
-            None => Ok(result?),
-        }
-    }
 }

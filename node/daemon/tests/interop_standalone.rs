@@ -3,7 +3,10 @@
 //! Needs Node; without it the test says so and ends, except in CI, where that is a failure.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-#![expect(clippy::unused_self, reason = "requests read better as methods of the node that is asked")]
+#![expect(
+    clippy::unused_self,
+    reason = "requests read better as methods of the node that is asked"
+)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};

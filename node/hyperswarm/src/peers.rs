@@ -362,6 +362,14 @@ impl Peers {
         Some(number)
     }
 
+    /// The open connection of a peer.
+    pub(crate) fn open_link(&self, public_key: &[u8; 32]) -> Option<u64> {
+        match self.known.get(public_key)?.link {
+            Link::Open { number, .. } => Some(number),
+            Link::None | Link::Dialling(_) => None,
+        }
+    }
+
     /// A peer dialled us. `outdated` is asked for the number of an existing connection: has it carried bytes both ways?
     pub(crate) fn accepted(
         &mut self,

@@ -165,3 +165,45 @@ async fn a_peer_that_announces_itself_after_our_lookup_is_found_within_seconds()
     assert_eq!(hex::encode(connection.remote_public_key), theirs["publicKey"]);
     expect_echo(connection).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_both_dial_at_the_same_moment_one_connection_remains_and_carries_data() {
+    let mut js = Js::start();
+    let bootstrap = js.testnet(8).await;
+    let mut doubles = 0;
+    for round in 0..rounds(20) {
+        let ours = swarm(node(&bootstrap, Some(false)).await);
+        let _echoes = echo_all(&ours);
+        ours.listen(true).await.unwrap();
+        let join = ours.join([90; 32], Mode::SERVER).await.unwrap();
+        join.flushed().await;
+        // Topics that nobody shares: the two meet only because each is told of the other.
+        let alone = json!({ "bootstrap": bootstrap, "topic": hex::encode([91; 32]), "server": true, "client": false });
+        let theirs = js.call("swarm", alone).await;
+        ours.join_peer(support::key(&theirs["publicKey"]), Vec::new())
+            .unwrap();
+        let told = json!({ "handle": theirs["handle"], "publicKey": hex::encode(ours.public_key()) });
+        js.call("join_peer", told).await;
+        stats_until(&mut js, &theirs["handle"], |stats| {
+            stats["open"] == 1 && stats["echoes"] != 0
+        })
+        .await;
+        let settled = Instant::now();
+        let stats = loop {
+            let now = ours.stats();
+            if now.client_connections + now.server_connections == 1 && now.connecting == 0 {
+                break now;
+            }
+            assert!(
+                settled.elapsed() < Duration::from_secs(10),
+                "round {round}: {now:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        doubles += stats.duplicates;
+        js.call("close", json!({ "handle": theirs["handle"] })).await;
+        ours.shutdown().await;
+        ours.dht().close().await;
+    }
+    eprintln!("{doubles} doubles");
+}

@@ -1,5 +1,6 @@
 //! Against the real `udx-native`: both directions, every way to end, a lossy path, relaying, moving.
 
+#[expect(clippy::panic, reason = "a test fails by panicking")]
 mod js;
 
 use std::{

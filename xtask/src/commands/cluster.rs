@@ -77,8 +77,13 @@ pub(crate) enum Command {
 
 /// How `up` starts this executable again.
 pub(crate) fn reexec() -> Result<Reexec> {
+    let mut executable = std::env::current_exe().context("failed to find this executable")?;
+    if !executable.exists() {
+        // Rebuilt while it runs: the kernel still has the file that this process was started from.
+        executable = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    }
     Ok(Reexec {
-        executable: std::env::current_exe().context("failed to find this executable")?,
+        executable,
         init: vec!["cluster".into(), "init".into()],
         forward: vec!["cluster".into(), "forward".into()],
     })

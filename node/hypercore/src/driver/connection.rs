@@ -254,7 +254,7 @@ impl Connection {
                 return self.refuse(channel).await;
             }
         };
-        let is_sync = matches!(message, Message::Sync(_));
+        let is_sync = matches!(message, Message::Sync(_) | Message::Data(_));
         let mut cell = core.lock().await;
         let Cell {
             replicator, replica, ..

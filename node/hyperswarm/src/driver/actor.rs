@@ -24,6 +24,10 @@ use crate::topics::{Left, Outcome, Task, Topics};
 const DIAL_TIMEOUT: Duration = Duration::from_secs(45);
 /// How long the first announcement of a topic waits for that of the key, whose relay addresses it carries.
 const ANNOUNCE_WAIT: Duration = Duration::from_secs(5);
+/// How long a second connection of a connected peer may take to its first packet.
+const PROOF_WAIT: Duration = Duration::from_secs(5);
+/// Such connections at a time.
+const MAX_PROVING: usize = 64;
 /// How long withdrawing announcements may take at the end.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(3);
 /// Bytes of a UDX header: more than this per packet means data was carried.
@@ -40,7 +44,7 @@ pub(super) enum Command {
     Join {
         topic: Topic,
         mode: Mode,
-        done: oneshot::Sender<Result<watch::Receiver<u64>, ListenError>>,
+        done: oneshot::Sender<Result<Rounds, ListenError>>,
     },
     Release {
         topic: Topic,
@@ -67,6 +71,9 @@ pub(super) enum Command {
     Shutdown(oneshot::Sender<()>),
 }
 
+/// Lookups of a topic that have ended, and how many of them before the join.
+pub(super) type Rounds = (watch::Receiver<u64>, u64);
+
 /// What a lookup says while it runs.
 struct Found {
     topic: Topic,
@@ -74,6 +81,7 @@ struct Found {
 }
 
 type DialDone = ([u8; 32], u64, Result<Connection, ConnectError>);
+type Proven = (Option<Connection>, bool);
 type LookupDone = (Topic, usize, usize);
 
 struct Link {
@@ -96,6 +104,8 @@ pub(super) struct Actor {
     closed: FuturesUnordered<BoxFuture<'static, u64>>,
     dials: FuturesUnordered<BoxFuture<'static, DialDone>>,
     lookups: FuturesUnordered<BoxFuture<'static, LookupDone>>,
+    /// Second connections of connected peers, until they show a sign of life; with whether the first was outdated then.
+    proving: FuturesUnordered<BoxFuture<'static, Proven>>,
     /// Announcements of left topics being withdrawn.
     withdrawals: FuturesUnordered<BoxFuture<'static, ()>>,
     found: mpsc::Receiver<Found>,
@@ -122,6 +132,7 @@ enum Input {
     Found(Found),
     Closed(u64),
     Withdrawn,
+    Proven(Proven),
     Time,
     Cancelled,
 }
@@ -161,6 +172,7 @@ impl Actor {
             dials: FuturesUnordered::new(),
             lookups: FuturesUnordered::new(),
             withdrawals: FuturesUnordered::new(),
+            proving: FuturesUnordered::new(),
             found,
             found_tx,
             rounds: HashMap::new(),
@@ -191,6 +203,7 @@ impl Actor {
                 Some(found) = self.found.recv() => Input::Found(found),
                 Some(number) = self.closed.next() => Input::Closed(number),
                 Some(()) = self.withdrawals.next() => Input::Withdrawn,
+                Some(proven) = self.proving.next() => Input::Proven(proven),
                 () = sleep_until(wake) => Input::Time,
             };
             match input {
@@ -228,7 +241,8 @@ impl Actor {
         let now = Instant::now();
         match input {
             Input::Command(Some(command)) => self.command(now, command).await,
-            Input::Accepted(Some(connection)) => self.on_accepted(now, connection),
+            Input::Accepted(Some(connection)) => self.on_newcomer(now, connection),
+            Input::Proven((Some(connection), outdated)) => self.on_accepted(now, connection, outdated),
             Input::Accepted(None) => self.server = None,
             Input::Dialled((public_key, number, result)) => self.on_dialled(now, &public_key, number, result),
             Input::LookedUp((topic, found, stored)) => {
@@ -257,7 +271,7 @@ impl Actor {
             }
             Input::Closed(number) => self.on_closed(now, number),
             Input::Time => self.peers.handle_timeout(now),
-            Input::Command(None) | Input::Withdrawn | Input::Cancelled => {}
+            Input::Command(None) | Input::Withdrawn | Input::Proven((None, _)) | Input::Cancelled => {}
         }
     }
 
@@ -275,7 +289,9 @@ impl Actor {
                 }
                 self.topics.join(now, topic, mode);
                 let rounds = self.rounds.entry(topic).or_insert_with(|| watch::channel(0).0);
-                let _ = done.send(Ok(rounds.subscribe()));
+                // Counted here: when the caller comes to look, the lookup it waits for may be over already.
+                let joined_at = *rounds.borrow();
+                let _ = done.send(Ok((rounds.subscribe(), joined_at)));
             }
             Command::Release { topic, mode } => {
                 let left = self.topics.release(now, &topic, mode);
@@ -417,14 +433,37 @@ impl Actor {
         }
     }
 
-    fn on_accepted(&mut self, now: Instant, connection: Connection) {
-        let links = &self.links;
-        let outdated = |number: u64| {
-            links
-                .get(&number)
-                .is_some_and(|link| carried_both_ways(&link.control.stats()))
+    /// A peer dialled us. If it is connected already, the newcomer must show a sign of life first: it may be a dial that its
+    /// side gave up in the same moment in favour of the existing connection, and must not replace that.
+    fn on_newcomer(&mut self, now: Instant, connection: Connection) {
+        let Some(existing) = self.peers.open_link(&connection.remote_public_key) else {
+            self.on_accepted(now, connection, false);
+            return;
         };
-        match self.peers.accepted(now, connection.remote_public_key, outdated) {
+        let outdated = self
+            .links
+            .get(&existing)
+            .is_some_and(|link| carried_both_ways(&link.control.stats()));
+        if self.proving.len() >= MAX_PROVING {
+            connection.stream.control().destroy();
+            return;
+        }
+        self.proving.push(Box::pin(async move {
+            let mut sources = connection.stream.control().sources();
+            let alive = tokio::time::timeout(PROOF_WAIT, sources.wait_for(Option::is_some)).await;
+            if matches!(alive, Ok(Ok(_))) {
+                return (Some(connection), outdated);
+            }
+            connection.stream.control().destroy();
+            (None, outdated)
+        }));
+    }
+
+    fn on_accepted(&mut self, now: Instant, connection: Connection, outdated: bool) {
+        match self
+            .peers
+            .accepted(now, connection.remote_public_key, |_| outdated)
+        {
             Admission::Admit(number) => {
                 self.counters.accepted += 1;
                 self.admit(number, connection);

@@ -125,8 +125,7 @@ impl Swarm {
         }
         let (done, joined) = oneshot::channel();
         self.send(Command::Join { topic, mode, done })?;
-        let rounds = joined.await.map_err(|_| SwarmError::Closed)??;
-        let joined_at = *rounds.borrow();
+        let (rounds, joined_at) = joined.await.map_err(|_| SwarmError::Closed)??;
         Ok(Join {
             topic,
             mode,

@@ -34,8 +34,8 @@ fn priorities_queueing_and_backoffs_are_those_of_js() {
         let mut peer = Peer {
             attempts,
             proven,
-            explicit,
             banned,
+            explicit,
             ..Peer::new()
         };
         assert_eq!(peer.enqueue(), case["may_queue"].as_bool().unwrap(), "{case}");

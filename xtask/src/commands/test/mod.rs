@@ -74,8 +74,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         match layer {
             Layer::Unit => layers::unit(&mut summary, &progress),
             Layer::Interop => layers::interop(&mut summary, &progress),
-            Layer::Sim => layers::nextest(&mut summary, &progress, "sim", "sim"),
-            Layer::S3 => layers::nextest(&mut summary, &progress, "s3", "s3"),
+            Layer::Sim => layers::sim(&mut summary, &progress),
+            Layer::S3 => layers::s3(&mut summary, &progress),
             Layer::Chart => layers::chart(&mut summary, &progress),
             Layer::Docs => layers::docs(&mut summary, &progress),
             Layer::Image => layers::image(&mut summary, &progress),
