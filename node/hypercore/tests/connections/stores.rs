@@ -186,8 +186,8 @@ async fn throughput() {
         let seconds = start.elapsed().as_secs_f64();
         println!(
             "{count} blocks of {size} bytes: {:.0} blocks/s, {:.1} MiB/s",
-            count as f64 / seconds,
-            (count * size) as f64 / seconds / f64::from(1 << 20)
+            f64::from(u32::try_from(count).unwrap()) / seconds,
+            f64::from(u32::try_from(count * size).unwrap()) / seconds / f64::from(1 << 20)
         );
         wires.end().await;
     }
