@@ -26,8 +26,6 @@ const PREFERRED_API_PORT: u16 = 16443;
 /// The subcommands of the running executable that `up` starts again as other processes.
 #[derive(Debug, Clone)]
 pub struct Reexec {
-    /// The executable.
-    pub executable: PathBuf,
     /// Arguments before `--name NAME --dir DIR` that run [`init::run`].
     pub init: Vec<String>,
     /// Arguments before `--namespace PATH --port PORT --target ADDRESS` that run a forward.
@@ -317,7 +315,7 @@ fn start(layout: &Layout, reexec: &Reexec, record: &mut Record) -> Result<()> {
             "--mount-proc",
             "--",
         ])
-        .arg(&reexec.executable)
+        .arg(own_executable(layout)?)
         .args(&reexec.init)
         .args(["--name", layout.name(), "--dir"])
         .arg(layout.dir())
@@ -368,7 +366,7 @@ fn start_forward(
     let log_path = layout.at("log").join(format!("forward-{name}.log"));
     let log = File::create(&log_path).with_context(|| format!("failed to create {}", log_path.display()))?;
     let mut child = Command::new("setsid")
-        .arg(&reexec.executable)
+        .arg(own_executable(layout)?)
         .args(&reexec.forward)
         .arg("--namespace")
         .arg(namespace)
@@ -392,6 +390,17 @@ fn start_forward(
     })
     .and_then(|outcome| outcome)?;
     Process::of(name, pid)
+}
+
+/// A copy of the running executable in the cluster's folder. The file that this process was started from may have been built anew
+/// since; the kernel still has it, but not under a path that another process id namespace sees.
+fn own_executable(layout: &Layout) -> Result<PathBuf> {
+    let path = layout.at("bin/again");
+    let unfinished = layout.at("bin/again.new");
+    fs::copy("/proc/self/exe", &unfinished)
+        .and_then(|_| fs::rename(&unfinished, &path))
+        .with_context(|| format!("failed to copy this executable to {}", path.display()))?;
+    Ok(path)
 }
 
 /// The preferred port, or a free one when it is taken.

@@ -1,4 +1,4 @@
-//! The narrow interface to an object store, and its two kinds: a directory ([`file`]) and S3 ([`s3`]).
+//! The narrow interface to an object store, and its two kinds: a directory ([`mod@file`]) and S3 ([`s3`]).
 //!
 //! Invariants that every store keeps, and that the conformance suite (`tests/conformance.rs`) checks on both:
 //! - an object is there whole or not at all;

@@ -1,8 +1,8 @@
 //! HyperDHT: find peers by key or topic, and open encrypted-handshake connections to them (npm `hyperdht` 6.34).
 //!
-//! Two halves. The protocol is a state machine, [`node::Node`]: datagrams, stream events and time go in; datagrams,
+//! Two halves. The protocol is a state machine, `node::Node`: datagrams, stream events and time go in; datagrams,
 //! stream orders and events come out. It does no I/O, reads no clock and draws randomness only from the
-//! [`Entropy`] it was given. The tokio driver ([`Dht`], [`Server`], [`Connecting`]) owns sockets, timers and UDX
+//! [`Entropy`] it was given. The tokio driver ([`Dht`], [`Server`]) owns sockets, timers and UDX
 //! streams and decides nothing.
 //!
 //! Invariants

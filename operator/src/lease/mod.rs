@@ -5,7 +5,7 @@
 //! change, so clocks that differ between nodes do not matter. A holder that cannot renew within [`RENEW_DEADLINE`]
 //! stops all its work at once, well before another may take over at [`LEASE_DURATION`].
 //!
-//! [`decision`] is pure; this file is its driver. It does not fence writes that are already on their way when the
+//! `decision` is pure; this file is its driver. It does not fence writes that are already on their way when the
 //! deadline passes: those are server-side applies of the same field manager, which the next leader repairs.
 
 mod decision;

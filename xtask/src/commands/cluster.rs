@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Subcommand;
 use cumulet_e2e::cluster::lifecycle::Reexec;
 use cumulet_e2e::cluster::{Cluster, Layout, init};
@@ -76,24 +76,18 @@ pub(crate) enum Command {
 }
 
 /// How `up` starts this executable again.
-pub(crate) fn reexec() -> Result<Reexec> {
-    let mut executable = std::env::current_exe().context("failed to find this executable")?;
-    if !executable.exists() {
-        // Rebuilt while it runs: the kernel still has the file that this process was started from.
-        executable = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
-    }
-    Ok(Reexec {
-        executable,
+pub(crate) fn reexec() -> Reexec {
+    Reexec {
         init: vec!["cluster".into(), "init".into()],
         forward: vec!["cluster".into(), "forward".into()],
-    })
+    }
 }
 
 pub(crate) fn run(command: Command) -> Result<()> {
     match command {
         Command::Up { name } => {
             let cluster = Cluster::named(&name)?;
-            cluster.up(&reexec()?, &Progress::new())?;
+            cluster.up(&reexec(), &Progress::new())?;
             println!("export KUBECONFIG={}", cluster.kubeconfig().display());
             Ok(())
         }

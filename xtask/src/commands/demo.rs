@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 fn here(progress: &Progress) -> Result<()> {
     let cluster = Cluster::named(super::cluster::DEFAULT_NAME)?;
-    let reexec = super::cluster::reexec()?;
+    let reexec = super::cluster::reexec();
     progress.step("packages of the JavaScript peers", peers::install)?;
     let images = Images::build(progress)?;
     cluster.up(&reexec, progress)?;

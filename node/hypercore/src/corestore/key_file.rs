@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(golden[8..40], key);
         assert_eq!(
             golden[40..],
-            [0x79, 0x43, 0x8e, 0x5d][..],
+            [0x82, 0xf5, 0x88, 0x5d][..],
             "{:02x?}",
             &golden[40..]
         );

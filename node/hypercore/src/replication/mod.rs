@@ -1,8 +1,8 @@
 //! Replication of one core with many peers, without IO: messages and time in, messages, timers and events out.
 //!
 //! A [`Replicator`] is told of each peer whose channel opened and whose capability was checked, fed with that peer's
-//! messages, and asked for what to send. It decides what to ask of whom ([`download`]) and answers what peers ask
-//! ([`upload`]); what a peer has is kept in [`have`]. The core itself sits behind [`Replica`], which verifies everything
+//! messages, and asked for what to send. It decides what to ask of whom (`download`) and answers what peers ask
+//! (`upload`); what a peer has is kept in `have`. The core itself sits behind [`Replica`], which verifies everything
 //! before it stores it.
 //!
 //! Invariants: memory is bounded whatever a peer says: claims are intervals or windows that were asked for, queues have

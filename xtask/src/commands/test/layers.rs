@@ -247,7 +247,7 @@ pub(super) fn e2e(summary: &mut Summary, progress: &Progress, keep_cluster: bool
 fn prepare(cluster: &Cluster, progress: &Progress) -> Result<()> {
     progress.step("packages of the JavaScript peers", peers::install)?;
     let images = Images::build(progress)?;
-    cluster.up(&crate::commands::cluster::reexec()?, progress)?;
+    cluster.up(&crate::commands::cluster::reexec(), progress)?;
     images.import(cluster, progress)?;
     let kubectl = cluster.kubectl();
     progress.step("S3 server", || stage::s3(&kubectl, &images))?;
