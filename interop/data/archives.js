@@ -224,10 +224,19 @@ async function main ([command, seed, count]) {
   }
 }
 
-main(process.argv.slice(2)).then(
-  (answer) => answer && process.stdout.write(JSON.stringify(answer)),
-  (error) => {
-    console.error(error)
-    process.exitCode = 1
-  }
-)
+// Makes what follows depend on this seed alone.
+function reseed (seed) {
+  state = Number(seed) | 0
+}
+
+module.exports = { describe, fill, random, reseed }
+
+if (require.main === module) {
+  main(process.argv.slice(2)).then(
+    (answer) => answer && process.stdout.write(JSON.stringify(answer)),
+    (error) => {
+      console.error(error)
+      process.exitCode = 1
+    }
+  )
+}

@@ -12,13 +12,20 @@ const b4a = require('b4a')
 const Corestore = require('corestore')
 const Hypercore = require('hypercore')
 const hypercoreCrypto = require('hypercore-crypto')
+const Hyperbee = require('hyperbee')
+const Hyperdrive = require('hyperdrive')
 const NoiseSecretStream = require('@hyperswarm/secret-stream')
+const archives = require('./archives')
 
 const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'cumulet-interop-'))
 const store = new Corestore(directory)
 const cores = new Map()
 const keyPairs = new Map()
 const streams = new Set()
+const drives = new Map()
+const encryption = { key: b4a.alloc(32, 'encryption') }
+// Small blocks are appended this many at a time, so that no batch is a memory of its own.
+const FILL_BATCH = 4096
 let server = null
 
 // Block `index` of a core filled with `seed`: the Rust tests make the same bytes.
@@ -57,15 +64,28 @@ async function held(core) {
 async function digest(core) {
   const hash = crypto.createHash('sha256')
   for (let i = 0; i < core.length; i++) {
-    const value = await core.get(i, { timeout: 60000 })
+    const value = await core.get(i, { timeout: PATIENCE })
     hash.update(String(value.byteLength) + ':')
     hash.update(value)
   }
   return hash.digest('hex')
 }
 
+// All entries of a bee, and how it differs from an older version.
+async function readBee(bee, middle) {
+  const entries = []
+  const shape = (entry) => entry && [entry.seq, b4a.toString(entry.key), b4a.toString(entry.value)]
+  for await (const entry of bee.createReadStream()) entries.push(shape(entry))
+  const diff = []
+  for await (const { left, right } of bee.createDiffStream(middle)) diff.push([shape(left), shape(right)])
+  return { version: bee.version, entries, middle, diff }
+}
+
+// Longest wait for anything, in milliseconds; reached only when something is wrong.
+const PATIENCE = Number(process.env.CUMULET_PATIENCE_MS || 60000)
+
 async function until(condition, what) {
-  const end = Date.now() + 60000
+  const end = Date.now() + PATIENCE
   while (!(await condition())) {
     if (Date.now() > end) throw new Error('timed out: ' + what)
     await new Promise((resolve) => setTimeout(resolve, 10))
@@ -92,8 +112,8 @@ const commands = {
     return {}
   },
 
-  // kind: default, compat, multisig (2 of 3)
-  async create({ name, kind }) {
+  // kind: default, compat, multisig (2 of 3), encrypted, prologue (of a core with blocks of `sizes`, filled with `seed`)
+  async create({ name, kind, seed, sizes }) {
     let core
     if (kind === 'compat') {
       const keyPair = hypercoreCrypto.keyPair(b4a.alloc(32, name))
@@ -104,6 +124,18 @@ const commands = {
       const manifest = { version: 1, quorum: 2, signers: pairs.map((pair) => ({ publicKey: pair.publicKey })) }
       core = store.get({ manifest, active: true })
       core.multisigPairs = pairs
+    } else if (kind === 'encrypted') {
+      core = store.get({ name, encryption })
+    } else if (kind === 'prologue') {
+      const source = store.get({ name: name + ' before' })
+      await source.ready()
+      await source.append(sizes.map((size, i) => block(seed, i, size)))
+      const keyPair = hypercoreCrypto.keyPair(b4a.alloc(32, name))
+      const prologue = { hash: await source.treeHash(), length: source.length }
+      const manifest = { version: 1, prologue, signers: [{ publicKey: keyPair.publicKey }] }
+      core = store.get({ manifest, keyPair })
+      await core.ready()
+      await core.core.copyPrologue(source.state)
     } else {
       core = store.get({ name })
     }
@@ -112,8 +144,10 @@ const commands = {
     return describe(core)
   },
 
-  async open({ name, key }) {
-    const core = store.get({ key: b4a.from(key, 'hex') })
+  async open({ name, key, kind }) {
+    const options = { key: b4a.from(key, 'hex') }
+    if (kind === 'encrypted') options.encryption = encryption
+    const core = store.get(options)
     await core.ready()
     cores.set(name, core)
     return describe(core)
@@ -146,6 +180,95 @@ const commands = {
     await core.append(blocks, { signature })
     await base.close()
     return describe(core)
+  },
+
+  // As `append`, `count` blocks of one size.
+  async fill({ name, seed, count, size }) {
+    const core = cores.get(name)
+    if (core.multisigPairs) return commands.append({ name, seed, sizes: new Array(count).fill(size) })
+    for (let left = count; left > 0; left -= FILL_BATCH) {
+      const start = core.length
+      const batch = []
+      for (let i = 0; i < Math.min(left, FILL_BATCH); i++) batch.push(block(seed, start + i, size))
+      await core.append(batch)
+    }
+    return describe(core)
+  },
+
+  // What a core is, with the hash of its tree.
+  async state({ name }) {
+    const core = cores.get(name)
+    const treeHash = core.length ? b4a.toString(await core.treeHash(), 'hex') : null
+    return { ...describe(core), treeHash }
+  },
+
+  // Wants all blocks, without waiting for them; then waits until some are here.
+  async want({ name, count }) {
+    const core = cores.get(name)
+    core.download({ start: 0, end: -1 })
+    await until(() => core.contiguousLength >= count, `${count} blocks, has ${core.contiguousLength}`)
+    return describe(core)
+  },
+
+  // Waits until all blocks that peers have are here, and gives the digest of those.
+  async sync({ name, length, fork, count }) {
+    const core = cores.get(name)
+    const range = core.download({ start: 0, end: -1 })
+    await until(() => core.length === length && core.fork === fork, `length ${length} at fork ${fork}, is ${core.length} at ${core.fork}`)
+    let indexes = []
+    await until(async () => (indexes = await held(core)).length >= count, `${count} blocks, has ${indexes.length}`)
+    range.destroy()
+    const hash = crypto.createHash('sha256')
+    for (const index of indexes) {
+      const value = await core.get(index)
+      hash.update(String(value.byteLength) + ':')
+      hash.update(value)
+    }
+    return { held: indexes, sha256: hash.digest('hex') }
+  },
+
+  // A random bee in a new core.
+  async writeBee({ name, seed, count }) {
+    archives.reseed(seed)
+    await commands.create({ name, kind: 'default' })
+    const bee = new Hyperbee(cores.get(name))
+    const versions = [1]
+    const key = () => 'k' + archives.random(count * 2 + 1)
+    for (let left = count; left > 0; ) {
+      const batch = bee.batch()
+      for (let n = 1 + archives.random(50); n > 0 && left > 0; n--, left--) {
+        if (archives.random(4) === 0) await batch.del(key())
+        else await batch.put(key(), 'v'.repeat(archives.random(40)) + left)
+      }
+      await batch.flush()
+      versions.push(bee.version)
+    }
+    // Versions inside a batch can't be read: its inner blocks have no index.
+    const middle = versions[versions.length >> 1]
+    return { ...describe(cores.get(name)), ...(await readBee(bee, middle)) }
+  },
+
+  async readBee({ name, length, middle }) {
+    const core = cores.get(name)
+    await until(() => core.length >= length, 'length ' + length)
+    return readBee(new Hyperbee(core), middle)
+  },
+
+  async writeDrive({ name, seed }) {
+    archives.reseed(seed)
+    const drive = new Hyperdrive(store.namespace(name))
+    await drive.ready()
+    await archives.fill(drive)
+    drives.set(name, drive)
+    return { key: b4a.toString(drive.key, 'hex'), ...(await archives.describe(drive)) }
+  },
+
+  async readDrive({ name, key, version }) {
+    const drive = new Hyperdrive(store, b4a.from(key, 'hex'))
+    await drive.ready()
+    drives.set(name, drive)
+    await until(async () => drive.version >= version || ((await drive.update()), drive.version >= version), 'version ' + version)
+    return archives.describe(drive)
   },
 
   async truncate({ name, length }) {
@@ -197,6 +320,7 @@ const commands = {
   async close() {
     if (server) server.close()
     for (const stream of [...streams]) stream.destroy()
+    for (const drive of drives.values()) await drive.close()
     await store.close()
     fs.rmSync(directory, { recursive: true, force: true })
     return {}

@@ -37,10 +37,9 @@ enum Command {
     /// Every layer of the tests, or one.
     Test(commands::test::Arguments),
     /// Check a folder of protocol vectors.
-    Vectors {
-        /// The folder.
-        dir: std::path::PathBuf,
-    },
+    Vectors(commands::vectors::Arguments),
+    /// Run the matrix against the real JavaScript packages.
+    Interop(commands::interop::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -49,10 +48,8 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => commands::demo::run(&arguments),
         Command::Gen(arguments) => commands::r#gen::run(&arguments),
         Command::Test(arguments) => commands::test::run(&arguments),
-        Command::Vectors { dir } => Err(anyhow::anyhow!(
-            "checking vectors is not built yet, so {} was not looked at",
-            dir.display()
-        )),
+        Command::Vectors(arguments) => commands::vectors::run(&arguments),
+        Command::Interop(arguments) => commands::interop::run(&arguments),
         Command::Image(arguments) => commands::image::run(&arguments),
     };
     match outcome {

@@ -13,6 +13,7 @@ pub mod core;
 #[cfg(feature = "tokio")]
 pub mod corestore;
 pub mod crypto;
+pub mod derivation;
 #[cfg(feature = "tokio")]
 pub mod driver;
 pub mod encryption;

@@ -20,9 +20,11 @@ mod driver;
 mod entropy;
 mod messages;
 mod node;
-mod rpc;
 #[cfg(test)]
-mod vectors;
+mod recorded;
+mod rpc;
+#[cfg(feature = "vectors")]
+pub mod vectors;
 
 use std::net::SocketAddrV4;
 
@@ -35,7 +37,9 @@ pub use self::driver::{
     ListenError, ListenOptions, LookupError, Search, Server, SpawnError,
 };
 pub use self::entropy::Entropy;
-pub use self::messages::{Firewall, MutableRecord, NoisePayload, PeerRecord, RelayThrough};
+pub use self::messages::{
+    Firewall, MutableRecord, NoisePayload, PeerRecord, PluginRequest, RelayThrough, SharedAddress,
+};
 pub use self::node::NodeCounters;
 pub use self::rpc::RpcCounters;
 

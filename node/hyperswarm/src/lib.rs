@@ -10,6 +10,8 @@
 mod driver;
 mod peers;
 mod topics;
+#[cfg(feature = "vectors")]
+pub mod vectors;
 
 pub use self::driver::{
     Connection, Join, Mode, PeerStatus, Swarm, SwarmConfig, SwarmError, SwarmLimits, SwarmStats, Topic,

@@ -100,7 +100,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             attempts: 0,
             proven: false,

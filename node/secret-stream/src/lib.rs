@@ -4,9 +4,10 @@
 //! Everything is sans-IO: bytes, time and random seeds are passed in. The formats are those of the npm packages
 //! `noise-handshake`, `noise-curve-ed` and `@hyperswarm/secret-stream`, whose outputs are this crate's test vectors.
 //!
-//! Unordered messages (UDX datagrams of a secret stream) are not here: Hypercore does not use them.
+//! [`datagrams`] seals the unordered messages beside a stream, which Hypercore does not use.
 
 mod cipher;
+pub mod datagrams;
 mod frame;
 pub mod noise;
 mod stream;

@@ -4,4 +4,6 @@ pub(crate) mod cluster;
 pub(crate) mod demo;
 pub(crate) mod r#gen;
 pub(crate) mod image;
+pub(crate) mod interop;
 pub(crate) mod test;
+pub(crate) mod vectors;

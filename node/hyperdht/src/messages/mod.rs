@@ -4,6 +4,7 @@
 //! no more than the bounds named here, and never panic.
 
 mod noise_payload;
+mod plain;
 mod signed;
 
 use std::net::SocketAddrV4;
@@ -16,6 +17,9 @@ use crate::address;
 
 pub use self::noise_payload::{Firewall, NoisePayload, RelayThrough};
 pub(crate) use self::noise_payload::{Holepunch, Relay, Udx};
+pub use self::plain::{PluginRequest, SharedAddress};
+#[cfg(feature = "vectors")]
+pub(crate) use self::signed::mutable_signable;
 pub(crate) use self::signed::{
     announce_signable, sign_announce, sign_mutable, unannounce_signable, verify_mutable,
 };

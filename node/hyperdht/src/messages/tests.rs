@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::*;
-use crate::vectors::{address as addr, bytes, cases, fixed, optional_address};
+use crate::recorded::{address as addr, bytes, cases, fixed, optional_address};
 
 fn addresses(value: &Value) -> Vec<SocketAddrV4> {
     value.as_array().unwrap().iter().map(addr).collect()

@@ -11,14 +11,14 @@
 mod announcer;
 mod client;
 mod expiring;
-mod nat_class;
+pub(crate) mod nat_class;
 mod operation;
 mod punch_client;
 mod punch_server;
 mod puncher;
 mod rates;
 pub(crate) mod router;
-mod secure_payload;
+pub(crate) mod secure_payload;
 mod serve;
 mod server;
 mod store;

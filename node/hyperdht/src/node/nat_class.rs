@@ -13,7 +13,7 @@ const MAX_SOURCES: usize = 64;
 
 /// Samples of one socket's public address.
 #[derive(Debug)]
-pub(super) struct NatClass {
+pub(crate) struct NatClass {
     /// The node as a whole can be reached: nothing to classify.
     open: bool,
     hosts: Vec<(Ipv4Addr, u32)>,
@@ -39,7 +39,7 @@ fn count<T: PartialEq>(samples: &mut Vec<(T, u32)>, sample: T) {
 }
 
 impl NatClass {
-    pub(super) fn new(open: bool) -> Self {
+    pub(crate) fn new(open: bool) -> Self {
         Self {
             open,
             hosts: Vec::new(),
@@ -52,32 +52,32 @@ impl NatClass {
         }
     }
 
-    pub(super) fn firewall(&self) -> Firewall {
+    pub(crate) fn firewall(&self) -> Firewall {
         self.firewall
     }
 
     /// Addresses to tell the other side: with a random NAT the host alone (port 0).
-    pub(super) fn addresses(&self) -> Option<&Vec<SocketAddrV4>> {
+    pub(crate) fn addresses(&self) -> Option<&Vec<SocketAddrV4>> {
         self.told.as_ref()
     }
 
-    #[cfg(test)]
-    fn sampled(&self) -> usize {
+    #[cfg(any(test, feature = "vectors"))]
+    pub(crate) fn sampled(&self) -> usize {
         self.sampled
     }
 
     /// The answer will not get better by more samples.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         matches!(self.firewall, Firewall::Open | Firewall::Consistent) || self.sampled >= ENOUGH
     }
 
     /// The other side was told: do not change it any more.
-    pub(super) fn freeze(&mut self) {
+    pub(crate) fn freeze(&mut self) {
         self.frozen = true;
     }
 
     /// `from` sees us at `seen_as`. Each source counts once.
-    pub(super) fn add(&mut self, seen_as: SocketAddrV4, from: SocketAddrV4) {
+    pub(crate) fn add(&mut self, seen_as: SocketAddrV4, from: SocketAddrV4) {
         if self.sources.len() >= MAX_SOURCES || !self.sources.insert(from) {
             return;
         }
@@ -128,7 +128,7 @@ impl NatClass {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vectors::{address, cases};
+    use crate::recorded::{address, cases};
 
     #[test]
     fn nats_are_classified_as_in_js() {

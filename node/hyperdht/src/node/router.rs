@@ -154,7 +154,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::vectors::{bytes, cases, optional_address};
+    use crate::recorded::{bytes, cases, optional_address};
 
     fn written(address: SocketAddrV4) -> Value {
         json!({ "host": address.ip().to_string(), "port": address.port() })

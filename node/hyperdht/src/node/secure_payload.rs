@@ -12,7 +12,7 @@ use crate::messages::{HolepunchPayload, command};
 
 const NONCE: usize = 24;
 
-pub(super) struct SecurePayload {
+pub(crate) struct SecurePayload {
     cipher: XSalsa20Poly1305,
     /// Keys the tokens; ours alone.
     local_secret: Hash,
@@ -20,19 +20,19 @@ pub(super) struct SecurePayload {
 
 impl SecurePayload {
     /// Of one handshake, on either side.
-    pub(super) fn new(handshake_hash: &[u8; 64], local_secret: Hash) -> Self {
+    pub(crate) fn new(handshake_hash: &[u8; 64], local_secret: Hash) -> Self {
         let secret = keyed_hash(handshake_hash, &namespace(command::PEER_HOLEPUNCH as u8));
         Self::with_secret(&secret, local_secret)
     }
 
-    fn with_secret(secret: &Hash, local_secret: Hash) -> Self {
+    pub(crate) fn with_secret(secret: &Hash, local_secret: Hash) -> Self {
         Self {
             cipher: XSalsa20Poly1305::new(secret.into()),
             local_secret,
         }
     }
 
-    pub(super) fn seal(&self, payload: &HolepunchPayload, nonce: [u8; NONCE]) -> Bytes {
+    pub(crate) fn seal(&self, payload: &HolepunchPayload, nonce: [u8; NONCE]) -> Bytes {
         let sealed = self
             .cipher
             .encrypt(Nonce::from_slice(&nonce), payload.encode().as_slice());
@@ -40,14 +40,14 @@ impl SecurePayload {
         [&nonce[..], &sealed.unwrap_or_default()].concat().into()
     }
 
-    pub(super) fn open(&self, sealed: &[u8]) -> Option<HolepunchPayload> {
+    pub(crate) fn open(&self, sealed: &[u8]) -> Option<HolepunchPayload> {
         let (nonce, sealed) = sealed.split_at_checked(NONCE)?;
         let plain = self.cipher.decrypt(Nonce::from_slice(nonce), sealed).ok()?;
         HolepunchPayload::decode(&plain).ok()
     }
 
     /// What a peer at this host must echo to prove that it receives there.
-    pub(super) fn token(&self, host: Ipv4Addr) -> Hash {
+    pub(crate) fn token(&self, host: Ipv4Addr) -> Hash {
         keyed_hash(&self.local_secret, host.to_string().as_bytes())
     }
 }
@@ -55,7 +55,7 @@ impl SecurePayload {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vectors::{bytes, cases, fixed};
+    use crate::recorded::{bytes, cases, fixed};
 
     #[test]
     fn payloads_and_tokens_are_those_of_js_and_a_changed_one_does_not_open() {

@@ -12,7 +12,7 @@ use super::client::ConnectRequest;
 use super::simulation::{NatKind, Sim};
 use super::{Event, Goal, ServerId};
 use crate::messages::{Handshake, mode};
-use crate::vectors::{bytes, cases};
+use crate::recorded::{bytes, cases};
 use crate::{ConnectError, Entropy};
 
 fn key_pair(byte: u8) -> KeyPair {

@@ -8,13 +8,13 @@
 //! address that was asked; everything a stranger can make grow has a bound named here.
 
 mod inflight;
-mod message;
-mod nat;
+pub(crate) mod message;
+pub(crate) mod nat;
 mod network;
 mod query;
 mod serve;
-mod table;
-mod token;
+pub(crate) mod table;
+pub(crate) mod token;
 mod window;
 
 use std::collections::{BTreeMap, VecDeque};

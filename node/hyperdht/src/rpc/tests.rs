@@ -8,7 +8,7 @@ use super::nat::NatSampler;
 use super::table::{Inserted, K, Node, Table};
 use super::token::{ROTATION, Tokens};
 use crate::address::{match_local, node_id};
-use crate::vectors::{address, bytes, cases, fixed};
+use crate::recorded::{address, bytes, cases, fixed};
 
 fn addresses(value: &Value) -> Vec<SocketAddrV4> {
     value.as_array().unwrap().iter().map(address).collect()

@@ -63,7 +63,7 @@ impl Tokens {
         self.secrets = [current, hash(&[&old])];
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "vectors"))]
     pub(crate) fn secrets(&self) -> [Hash; 2] {
         self.secrets
     }

@@ -176,6 +176,12 @@ impl Handshake {
         }
     }
 
+    /// The handshake hash and the chaining key so far (Noise's `h` and `ck`), for comparison with recorded ones.
+    #[cfg(feature = "vectors")]
+    pub fn chaining_state(&self) -> ([u8; 64], [u8; 64]) {
+        (*self.symmetric.hash(), *self.symmetric.chaining_key())
+    }
+
     /// Whether this side started.
     pub fn is_initiator(&self) -> bool {
         self.is_initiator

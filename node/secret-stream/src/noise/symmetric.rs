@@ -42,6 +42,11 @@ impl SymmetricState {
         &self.hash
     }
 
+    #[cfg(feature = "vectors")]
+    pub(super) fn chaining_key(&self) -> &[u8; 64] {
+        &self.chaining_key
+    }
+
     pub(super) fn has_key(&self) -> bool {
         self.key.is_some()
     }

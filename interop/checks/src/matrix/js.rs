@@ -1,0 +1,131 @@
+//! A running `interop/data/peer.js`.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+/// Longest wait for anything on either side; reached only when something is wrong.
+pub(super) const PATIENCE: Duration = Duration::from_mins(2);
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../data")
+}
+
+/// Installs the packages at their pinned versions if they are not there.
+pub(super) fn install() -> Result<()> {
+    if folder().join("node_modules/corestore/package.json").exists() {
+        return Ok(());
+    }
+    let status = std::process::Command::new("npm")
+        .args(["ci", "--no-audit", "--no-fund"])
+        .current_dir(folder())
+        .stdout(Stdio::null())
+        .status()
+        .context("failed to start npm, which comes with Node.js")?;
+    ensure!(
+        status.success(),
+        "failed to install the JavaScript packages: npm ended with {status}"
+    );
+    Ok(())
+}
+
+/// A JavaScript peer: a Corestore of its own, in a folder that goes with it.
+pub(super) struct JsPeer {
+    _child: Child,
+    _directory: tempfile::TempDir,
+    stdin: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl JsPeer {
+    pub(super) fn start() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let mut child = Command::new("node")
+            .arg("peer.js")
+            .current_dir(folder())
+            .env("TMPDIR", directory.path())
+            .env("CUMULET_PATIENCE_MS", PATIENCE.as_millis().to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("failed to start node")?;
+        let stdin = child.stdin.take().context("node has no input")?;
+        let lines = BufReader::new(child.stdout.take().context("node has no output")?).lines();
+        Ok(Self {
+            _child: child,
+            _directory: directory,
+            stdin,
+            lines,
+        })
+    }
+
+    pub(super) async fn ask(&mut self, command: &str, mut arguments: Value) -> Result<Value> {
+        arguments["cmd"] = command.into();
+        self.stdin.write_all(format!("{arguments}\n").as_bytes()).await?;
+        let line = tokio::time::timeout(2 * PATIENCE, self.lines.next_line()).await;
+        let line = line.with_context(|| format!("JavaScript does not answer {command}"))??;
+        let line = line.with_context(|| format!("JavaScript died of {command}"))?;
+        let mut answer: Value = serde_json::from_str(&line)?;
+        if let Some(error) = answer["error"].as_str() {
+            bail!("JavaScript's {command}: {error}");
+        }
+        Ok(answer["ok"].take())
+    }
+
+    /// Makes a core; returns its key. A prologue is of two blocks.
+    pub(super) async fn create(&mut self, name: &str, kind: &str) -> Result<[u8; 32]> {
+        let arguments = json!({"name": name, "kind": kind, "seed": seed(name), "sizes": PROLOGUE_SIZES});
+        key_of(&self.ask("create", arguments).await?)
+    }
+
+    pub(super) async fn append(&mut self, name: &str, sizes: &[usize]) -> Result<()> {
+        let is_even = sizes.windows(2).all(|pair| pair[0] == pair[1]);
+        match sizes {
+            [] => {}
+            [size, ..] if is_even && sizes.len() > 100 => {
+                let arguments = json!({"name": name, "seed": seed(name), "count": sizes.len(), "size": size});
+                self.ask("fill", arguments).await?;
+            }
+            sizes => {
+                let arguments = json!({"name": name, "seed": seed(name), "sizes": sizes});
+                self.ask("append", arguments).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn open(&mut self, name: &str, key: &[u8; 32], kind: &str) -> Result<()> {
+        let arguments = json!({"name": name, "key": hex::encode(key), "kind": kind});
+        self.ask("open", arguments).await.map(drop)
+    }
+
+    pub(super) async fn port(&mut self) -> Result<u16> {
+        let port = self.ask("listen", json!({})).await?["port"].as_u64();
+        Ok(port.context("no port")?.try_into()?)
+    }
+
+    pub(super) async fn close(mut self) -> Result<()> {
+        self.ask("close", json!({})).await.map(drop)
+    }
+}
+
+/// Sizes of the blocks of a prologue.
+pub(super) const PROLOGUE_SIZES: [usize; 2] = [10, 20];
+
+pub(super) fn key_of(core: &Value) -> Result<[u8; 32]> {
+    let key = hex::decode(core["key"].as_str().context("no key")?)?;
+    key.try_into()
+        .map_err(|_| anyhow::anyhow!("a key of another length"))
+}
+
+/// What a core's blocks are made of.
+pub(super) fn seed(name: &str) -> u64 {
+    name.bytes().map(u64::from).sum()
+}

@@ -1,0 +1,219 @@
+//! The matrix: the product beside the real JavaScript packages, over TCP on loopback, in both directions.
+//!
+//! A **cell** is a kind of core or a course of events; it is run with several amounts of data, once with JavaScript writing
+//! and us reading, and once the other way round. What a reader has must be the writer's in every respect: length, fork,
+//! byte length, tree hash, every block; and our side verifies the signature once more. A seed decides sizes, orders and
+//! positions; the same seed does the same again.
+//!
+//! Every case has a JavaScript process, stores and connections of its own.
+
+mod archives;
+mod cells;
+mod courses;
+mod js;
+mod node;
+mod random;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use self::random::Random;
+
+/// How much is run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Size {
+    /// Up to 1,000 blocks: minutes.
+    Small,
+    /// Up to 100,000 blocks and the largest ones.
+    Full,
+}
+
+/// What is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Decides everything that is random.
+    pub seed: u64,
+    /// How much.
+    pub size: Size,
+    /// Only cases whose name contains this.
+    pub only: Option<String>,
+}
+
+/// Who writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Direction {
+    JsWrites,
+    WeWrite,
+}
+
+impl Direction {
+    const BOTH: [Self; 2] = [Self::JsWrites, Self::WeWrite];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::JsWrites => "JS writes",
+            Self::WeWrite => "we write",
+        }
+    }
+}
+
+/// What is in a core at first.
+#[derive(Clone, Debug)]
+enum Load {
+    /// That many small blocks.
+    Count(usize),
+    /// Blocks of these sizes.
+    Sizes(Vec<usize>),
+}
+
+impl Load {
+    fn name(&self) -> String {
+        match self {
+            Self::Count(1) => "1 block".to_owned(),
+            Self::Count(count) => format!("{count} blocks"),
+            Self::Sizes(sizes) => format!("sizes {sizes:?}"),
+        }
+    }
+
+    /// The sizes of the blocks; small ones have up to 40 bytes, all the same.
+    fn sizes(&self, random: &mut Random) -> Vec<usize> {
+        match self {
+            Self::Count(count) => vec![random.below(41); *count],
+            Self::Sizes(sizes) => sizes.clone(),
+        }
+    }
+}
+
+type Run = Pin<Box<dyn Future<Output = Result<()>>>>;
+
+struct Case {
+    name: String,
+    run: Box<dyn FnOnce(Random) -> Run>,
+}
+
+impl Case {
+    fn new<F: Future<Output = Result<()>> + 'static>(
+        name: String,
+        run: impl FnOnce(Random) -> F + 'static,
+    ) -> Self {
+        Self {
+            name,
+            run: Box::new(move |random| Box::pin(run(random))),
+        }
+    }
+}
+
+/// What came of a run.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Cases that passed.
+    pub passed: usize,
+    /// Names of the others.
+    pub failed: Vec<String>,
+}
+
+/// Longest that a case may take. Reached only when something hangs; 100,000 blocks take seconds.
+const CASE_LIMIT: Duration = Duration::from_mins(5);
+
+/// Runs the matrix; tells each case's result to `progress` as it comes.
+pub async fn run(options: &Options, mut progress: impl FnMut(&str)) -> Result<Outcome> {
+    js::install()?;
+    let mut outcome = Outcome::default();
+    for case in cases(options.size) {
+        if options
+            .only
+            .as_ref()
+            .is_some_and(|only| !case.name.contains(only.as_str()))
+        {
+            continue;
+        }
+        let random = Random::new(options.seed, &case.name);
+        let started = Instant::now();
+        let result = match tokio::time::timeout(CASE_LIMIT, (case.run)(random)).await {
+            Ok(result) => result,
+            Err(_) => Err(anyhow::anyhow!("not done after {} s", CASE_LIMIT.as_secs())),
+        };
+        let seconds = started.elapsed().as_secs_f32();
+        match result {
+            Ok(()) => {
+                outcome.passed += 1;
+                progress(&format!("ok      {} ({seconds:.1} s)", case.name));
+            }
+            Err(error) => {
+                progress(&format!("FAILED  {} ({seconds:.1} s): {error:#}", case.name));
+                outcome.failed.push(case.name);
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+/// Largest block that may be appended: JavaScript's limit and ours.
+const LARGEST_BLOCK: usize = cumulet_hypercore::core::MAX_BLOCK_BYTES;
+
+fn cases(size: Size) -> Vec<Case> {
+    let mut loads = [0, 1, 2, 1000].map(Load::Count).to_vec();
+    if size == Size::Full {
+        loads.push(Load::Count(100_000));
+    }
+    let mut cases = Vec::new();
+    for direction in Direction::BOTH {
+        for kind in cells::Kind::ALL {
+            let mut sizes = vec![0, 1, 65_535, 65_536, 1 << 20];
+            if size == Size::Full || kind == cells::Kind::Default {
+                // An encrypted block has a few bytes more, and is no larger for that.
+                sizes.push(if kind == cells::Kind::Encrypted {
+                    LARGEST_BLOCK - 8
+                } else {
+                    LARGEST_BLOCK
+                });
+            }
+            for load in loads.iter().cloned().chain([Load::Sizes(sizes)]) {
+                let name = format!("{}, {}, {}", kind.name(), direction.name(), load.name());
+                cases.push(Case::new(name, move |random| {
+                    cells::plain(kind, direction, load, random)
+                }));
+            }
+        }
+        for course in courses::Course::ALL {
+            for load in &loads {
+                let (name, load) = (
+                    format!("{}, {}, {}", course.name(), direction.name(), load.name()),
+                    load.clone(),
+                );
+                cases.push(Case::new(name, move |random| course.run(direction, load, random)));
+            }
+        }
+        let name = format!("Corestore with 50 cores, {}", direction.name());
+        cases.push(Case::new(name, move |random| {
+            cells::many_cores(direction, loads_of(size), random)
+        }));
+        let entries: &[usize] = if size == Size::Full {
+            &[0, 1, 2, 1000, 20_000]
+        } else {
+            &[0, 1, 2, 1000]
+        };
+        for count in entries.iter().copied() {
+            let name = format!("bee, {}, {count} changes", direction.name());
+            cases.push(Case::new(name, move |random| {
+                archives::bee(direction, count, random)
+            }));
+        }
+        for number in 0..if size == Size::Full { 5 } else { 2 } {
+            let name = format!("drive, {}, number {number}", direction.name());
+            cases.push(Case::new(name, move |random| archives::drive(direction, random)));
+        }
+    }
+    cases
+}
+
+/// How many blocks the cores of a store have, in turn.
+fn loads_of(size: Size) -> Vec<usize> {
+    match size {
+        Size::Small => vec![0, 1, 2, 100],
+        Size::Full => vec![0, 1, 2, 1000, 5000],
+    }
+}
