@@ -445,7 +445,9 @@ impl Storage for DiskStorage {
     }
 
     fn sealed_segment(&self, id: SegmentId) -> Result<Option<(u64, Bytes)>, StorageError> {
-        let Some(sealed) = self.index.whole_segment(id) else {
+        // A plain file of a storage that encrypts by now is not what the cipher would make.
+        let same = |sealed: &&Sealed| sealed.encrypted == self.cipher.is_some();
+        let Some(sealed) = self.index.whole_segment(id).filter(same) else {
             return Ok(None);
         };
         Ok(Some((sealed.fork, self.segment_bytes(sealed)?)))
