@@ -11,7 +11,7 @@ use crate::crypto::Hash;
 use crate::manifest::Manifest;
 use crate::node::Node;
 use crate::segment::{ContentCipher, SegmentId};
-use crate::storage::{Changes, Head, ImportedSegment, Storage, StorageError};
+use crate::storage::{Changes, Head, ImportedSegment, PendingFlush, Storage, StorageError};
 
 /// Discovery keys of claimed cores.
 pub(super) type Claims = Arc<Mutex<HashSet<Hash>>>;
@@ -70,6 +70,12 @@ impl Storage for Claim {
     }
     fn flush(&mut self) -> Result<(), StorageError> {
         self.storage.flush()
+    }
+    fn begin_flush(&mut self) -> Result<Option<PendingFlush>, StorageError> {
+        self.storage.begin_flush()
+    }
+    fn end_flush(&mut self, ran: PendingFlush) -> Result<(), StorageError> {
+        self.storage.end_flush(ran)
     }
     fn content_cipher(&self) -> Option<&ContentCipher> {
         self.storage.content_cipher()
