@@ -195,8 +195,7 @@ fn a_folder_without_cases_does_not_pass() {
 }
 
 #[test]
-fn almost_every_leaf_of_a_case_matters() {
-    // Of each file, its first case of each kind; leaves that may be anything are few.
+fn every_leaf_of_an_accepted_case_matters() {
     let mut unnoticed = Vec::new();
     for path in [
         "data/messages.json",
@@ -206,6 +205,13 @@ fn almost_every_leaf_of_a_case_matters() {
         let file = read(path);
         let name = path.split('/').next_back().unwrap();
         for case in file["cases"].as_array().unwrap().iter().step_by(17) {
+            // Other bytes than those may be refused as well, or be read as the same message.
+            if case["kind"] == "refuse"
+                || case["kind"] == "noData-legacy"
+                || case["kind"] == "trailing-bytes-ignored"
+            {
+                continue;
+            }
             let mut found = Vec::new();
             leaves(case, String::new(), &mut found);
             for place in found {

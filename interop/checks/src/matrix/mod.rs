@@ -19,6 +19,7 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use cumulet_hypercore::encryption::PADDING;
 
 use self::random::Random;
 
@@ -162,16 +163,18 @@ fn cases(size: Size) -> Vec<Case> {
     let mut cases = Vec::new();
     for direction in Direction::BOTH {
         for kind in cells::Kind::ALL {
-            let mut sizes = vec![0, 1, 65_535, 65_536, 1 << 20];
+            let mut sizes = vec![Load::Sizes(vec![0, 1, 65_535, 65_536, 1 << 20])];
             if size == Size::Full || kind == cells::Kind::Default {
-                // An encrypted block has a few bytes more, and is no larger for that.
-                sizes.push(if kind == cells::Kind::Encrypted {
-                    LARGEST_BLOCK - 8
+                // An encrypted block has a few bytes more, and is no larger for that. The largest one is alone: one
+                // frame holds it, and nothing of a size beside it.
+                let padding = if kind == cells::Kind::Encrypted {
+                    PADDING
                 } else {
-                    LARGEST_BLOCK
-                });
+                    0
+                };
+                sizes.push(Load::Sizes(vec![LARGEST_BLOCK - padding]));
             }
-            for load in loads.iter().cloned().chain([Load::Sizes(sizes)]) {
+            for load in loads.iter().cloned().chain(sizes) {
                 let name = format!("{}, {}, {}", kind.name(), direction.name(), load.name());
                 cases.push(Case::new(name, move |random| {
                     cells::plain(kind, direction, load, random)

@@ -143,8 +143,8 @@ fn open(file: &Path) -> Result<(Checker, Vec<Value>), Reason> {
     };
     let (checker, own_fields) = checker(plane, stem, &head)?;
     known.extend(own_fields);
-    let fields = head.as_object().into_iter().flat_map(serde_json::Map::keys);
-    match fields.filter(|field| !known.contains(&field.as_str())).next() {
+    let mut fields = head.as_object().into_iter().flat_map(serde_json::Map::keys);
+    match fields.find(|field| !known.contains(&field.as_str())) {
         Some(field) => Err(Reason::new(format!("unknown field {field} of the head"))),
         None => Ok((checker, cases)),
     }
@@ -179,7 +179,7 @@ fn checker(plane: Plane, name: &str, head: &Value) -> Result<(Checker, &'static 
         (Plane::Network, "protomux-rpc") => (stateless(network::relay::protomux_rpc), &[]),
         (Plane::Network, "secret-stream") => (network::secret_stream::checker(head)?, &["namespaces"]),
         (Plane::Network, "secret-stream-datagrams") => (stateless(network::secret_stream::datagrams), &[]),
-        (Plane::Network, "udx") => (network::udx::checker(head)?, &[]),
+        (Plane::Network, "udx") => (network::udx::checker(), &[]),
         (Plane::Network, name) => match cumulet_hyperdht::vectors::rebuilder(name) {
             Some(rebuild) => (stateless(rebuild), &["constant"]),
             None => return cumulet_vectors::unknown("file", name),

@@ -60,7 +60,10 @@ impl PluginRequest {
             plugin: reader.string()?.into_owned(),
             version: reader.uint()?,
             command: reader.uint()?,
-            value: reader.optional_buffer()?.map(Bytes::copy_from_slice),
+            value: {
+                let flags = reader.uint()?;
+                option(flags & 1 != 0, || reader.buffer().map(Bytes::copy_from_slice))?
+            },
         })
     }
 
@@ -71,7 +74,10 @@ impl PluginRequest {
             .string(&self.plugin)
             .uint(self.version)
             .uint(self.command)
-            .optional_buffer(self.value.as_deref());
+            .uint(u64::from(self.value.is_some()));
+        if let Some(value) = &self.value {
+            writer.buffer(value);
+        }
         writer.into_vec()
     }
 }

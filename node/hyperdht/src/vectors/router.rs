@@ -120,7 +120,8 @@ fn serve(
         if is_handshake {
             json!({"mode": mode, "noise": answer, "peerAddress": client, "relayAddress": null})
         } else {
-            json!({"mode": mode, "id": case["message"]["id"], "payload": answer, "peerAddress": client})
+            // Only the client needs an id, to find the server's slot.
+            json!({"mode": mode, "id": 0, "payload": answer, "peerAddress": client})
         }
     };
     let called_with = if is_handshake {

@@ -40,6 +40,10 @@ pub(super) fn request(case: &Value) -> Rebuilt {
     let sender = case.at("sender")?;
     let is_ephemeral = sender.flag("ephemeral")?;
     let own = optional_address(sender, "address")?.map(node_id);
+    ensure(
+        is_ephemeral || own.is_some(),
+        "a persistent sender has no address",
+    )?;
     let made = Request {
         tid: case.uint("tid")?.try_into()?,
         to: address(case.at("to")?)?,

@@ -217,7 +217,7 @@ pub struct ResolvedPeers {
 impl ResolvedPeers {
     /// Reads the answer.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let peers = array(&mut Reader::new(bytes), 35, |reader| {
+        let peers = array(&mut Reader::new(bytes), 34, |reader| {
             let mut frame = reader.frame()?;
             let key = frame.fixed()?;
             let flags = frame.uint()?;

@@ -383,13 +383,7 @@ impl Message {
                 alias,
                 remote_alias,
                 error,
-            } => {
-                w.u8((flag(alias.is_some(), 1) | flag(error.is_some(), 2)) as u8);
-                w.u32(alias.or(*remote_alias).unwrap_or(0));
-                if let Some(error) = error {
-                    w.string(error);
-                }
-            }
+            } => write_destroy(w, *alias, *remote_alias, error.as_deref()),
             Self::Listen { alias, custody } => write_custody(w.u8(custody.flag()).u32(*alias), custody),
             Self::Open {
                 alias,
@@ -482,6 +476,14 @@ fn write_handshaken(w: &mut Writer, handshake: &Handshaken) {
         Handshaken::Id(id) => {
             w.u32(*id);
         }
+    }
+}
+
+fn write_destroy(w: &mut Writer, alias: Option<u32>, remote_alias: Option<u32>, error: Option<&str>) {
+    w.u8((flag(alias.is_some(), 1) | flag(error.is_some(), 2)) as u8);
+    w.u32(alias.or(remote_alias).unwrap_or(0));
+    if let Some(error) = error {
+        w.string(error);
     }
 }
 

@@ -47,6 +47,14 @@ pub(crate) fn checker(head: &Value) -> Result<Checker, Reason> {
     }))
 }
 
+/// A reorganisation on its way.
+#[derive(Default)]
+struct Reorganising {
+    started: Option<Reorg>,
+    /// Blocks that both forks share, as far as is known.
+    ancestors: Option<u64>,
+}
+
 fn exchange(case: &Value, pair: Option<&KeyPair>) -> Rebuilt {
     let mut ours = keep(
         case,
@@ -68,11 +76,10 @@ fn exchange(case: &Value, pair: Option<&KeyPair>) -> Rebuilt {
         ours["key"] = hexed(core.key());
         ours["manifest"] = Value::Null;
     }
-    let (mut reorg, mut ancestors, mut steps) = (None, None, Vec::new());
+    let (mut reorg, mut steps) = (Reorganising::default(), Vec::new());
     for step in case.list("steps")? {
         let at = |reason: Reason| Reason::new(format!("step {}: {reason}", steps.len()));
         let step = take(case, &mut core, &mut reorg, step, pair).map_err(at)?;
-        ancestors = reorg.as_ref().map(Reorg::ancestors).or(ancestors);
         steps.push(step);
     }
     ours["steps"] = steps.into();
@@ -84,8 +91,8 @@ fn exchange(case: &Value, pair: Option<&KeyPair>) -> Rebuilt {
     }
     if case.given("ancestors").is_some() {
         // Both sides have the blocks before the cut in common, and no others.
-        ours["ancestors"] = ancestors.into();
-        ours["truncatedTo"] = ancestors.into();
+        ours["ancestors"] = reorg.ancestors.into();
+        ours["truncatedTo"] = reorg.ancestors.into();
         ensure(
             core.length() == case.uint("sourceLength")?,
             "sourceLength is not the final length",
@@ -101,7 +108,7 @@ fn exchange(case: &Value, pair: Option<&KeyPair>) -> Rebuilt {
 fn take(
     case: &Value,
     core: &mut MemoryCore,
-    reorg: &mut Option<Reorg>,
+    reorg: &mut Reorganising,
     step: &Value,
     pair: Option<&KeyPair>,
 ) -> Rebuilt {
@@ -139,11 +146,11 @@ fn request(payload: Vec<u8>) -> Result<Request, Reason> {
 }
 
 /// Takes a Data message as the replicator would; gives the result in the words of the vectors.
-fn receive(core: &mut MemoryCore, reorg: &mut Option<Reorg>, payload: Vec<u8>) -> Result<String, Reason> {
+fn receive(core: &mut MemoryCore, reorg: &mut Reorganising, payload: Vec<u8>) -> Result<String, Reason> {
     let Ok(Message::Data(Data { proof, .. })) = Message::decode(3, &payload.into()) else {
         return Ok("refused".into());
     };
-    let started = match reorg.take() {
+    let started = match reorg.started.take() {
         Some(mut known) => match core.continue_reorg(&mut known, &proof) {
             Ok(()) => Some(known),
             Err(_) => return Ok("refused".into()),
@@ -158,11 +165,12 @@ fn receive(core: &mut MemoryCore, reorg: &mut Option<Reorg>, payload: Vec<u8>) -
             Err(_) => "refused".into(),
         });
     };
+    reorg.ancestors = Some(started.ancestors());
     let Some(want) = started.want().cloned() else {
         core.apply_reorg(started)?;
         return Ok("reorg-finished".into());
     };
-    *reorg = Some(started);
+    reorg.started = Some(started);
     let (nodes, blocks) = (want.nodes, want.blocks);
     Ok(format!(
         r#"reorg-want {{"nodes":{nodes},"start":{},"end":{}}}"#,
@@ -248,7 +256,7 @@ fn big_block(case: &Value) -> Rebuilt {
     );
     ours["request"] = hexed(Message::Request(asked).encode());
     ours["dataHash"] = hexed(hash(&[&data]));
-    ours["result"] = receive(&mut core, &mut None, data)?.into();
+    ours["result"] = receive(&mut core, &mut Reorganising::default(), data)?.into();
     ours["after"] = state(&core);
     Ok(ours)
 }

@@ -73,6 +73,12 @@ fn rebuild(case: &Value) -> Rebuilt {
                 fields.remove("family");
             }
         }
+        "signAnnounce" | "signUnannounce" => {
+            let addresses = ours["input"]["relayAddresses"].as_array_mut();
+            for fields in addresses.into_iter().flatten().filter_map(Value::as_object_mut) {
+                fields.remove("family");
+            }
+        }
         // Senders have all parts, and send those that the step needs.
         "noiseReply" => {
             for part in ["remotePublicKey", "remoteId", "holepunchSecret"] {
@@ -279,9 +285,10 @@ fn noise(kind: &str, f: &Value) -> Result<Message, Reason> {
             id,
             payload,
             remote_public_key: f.optional_fixed("remotePublicKey")?,
-            complete: match f.flag("complete")? {
-                true => Some((f.fixed("remoteId")?, f.fixed("holepunchSecret")?)),
-                false => None,
+            complete: if f.flag("complete")? {
+                Some((f.fixed("remoteId")?, f.fixed("holepunchSecret")?))
+            } else {
+                None
             },
         },
     })

@@ -82,17 +82,10 @@ pub(crate) fn protomux_rpc(case: &Value) -> Rebuilt {
                 .cause
                 .as_ref()
                 .map(|cause| json!({"message": cause.message, "code": cause.code, "context": cause.context}));
-            // JavaScript writes the code before the words.
-            let words = error
-                .code
-                .as_ref()
-                .and_then(|code| error.message.strip_prefix(&format!("{code}: ")));
-            let words = words.unwrap_or(&error.message);
-            let is_prefixed = input.text("message")? != words;
-            let message = if is_prefixed {
-                error.message.as_str()
-            } else {
-                words
+            // JavaScript's words begin with the code, which is not sent twice.
+            let message = match &error.code {
+                Some(code) if has_code(input)? => format!("{code}: {}", error.message),
+                _ => error.message.clone(),
             };
             ours["input"] = json!({"id": read.id, "message": message, "code": error.code, "cause": cause});
             ours["hex"] = hexed(failure(input)?.encode());
@@ -100,6 +93,15 @@ pub(crate) fn protomux_rpc(case: &Value) -> Rebuilt {
         kind => return unknown("kind", kind),
     }
     Ok(ours)
+}
+
+/// Whether the words begin with the code.
+fn has_code(input: &Value) -> Result<bool, Reason> {
+    let code = input.at("code")?.as_str();
+    Ok(code.is_some_and(|code| {
+        let message = input["message"].as_str();
+        message.is_some_and(|message| message.starts_with(&format!("{code}: ")))
+    }))
 }
 
 fn failure(input: &Value) -> Result<Response, Reason> {
@@ -117,9 +119,11 @@ fn failure(input: &Value) -> Result<Response, Reason> {
             context: text(fields, "context")?,
         })
     };
+    let (code, message) = (text(input, "code")?, input.text("message")?);
+    let prefix = code.as_ref().map(|code| format!("{code}: ")).unwrap_or_default();
     let error = RemoteError {
-        message: input.text("message")?.to_owned(),
-        code: text(input, "code")?,
+        message: message.strip_prefix(&prefix).unwrap_or(message).to_owned(),
+        code,
         cause: input.given("cause").map(cause).transpose()?,
     };
     Ok(Response {
