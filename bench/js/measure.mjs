@@ -12,6 +12,11 @@ export class Measure {
     this.extra = {}
   }
 
+  // The process now, before it is given anything to do.
+  noteRest() {
+    this.extra.rest = field('/proc/self/status', 'VmRSS') * 1024
+  }
+
   // Times `work`, which does `amount` of the row's unit.
   async time(amount, work) {
     const start = process.hrtime.bigint()

@@ -7,8 +7,10 @@ import * as core from './core.mjs'
 import * as drive from './drive.mjs'
 import * as processor from './processor.mjs'
 import * as replication from './replication.mjs'
+import * as swarm from './swarm.mjs'
 
-const tasks = { ...bee.tasks, ...core.tasks, ...drive.tasks, ...processor.tasks, ...replication.tasks }
+const parts = [bee, core, drive, processor, replication, swarm]
+const tasks = Object.assign({}, ...parts.map((part) => part.tasks))
 
 const { task, ...options } = JSON.parse(process.argv[2])
 if (!Object.hasOwn(tasks, task)) throw new Error(`no such task: ${task}`)

@@ -20,6 +20,9 @@ pub(crate) struct Report {
     /// Open descriptors at the end, where the row is about them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) descriptors: Option<u64>,
+    /// Resident memory before it had anything to do, where the row is about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rest: Option<u64>,
 }
 
 /// A run that goes on.

@@ -31,6 +31,9 @@ pub(crate) struct Row {
     pub(crate) rounds: usize,
     /// Highest resident memory.
     pub(crate) rss_mib: Beside,
+    /// Resident memory before there was anything to do, where the row is about it.
+    #[serde(skip_serializing_if = "Beside::is_empty")]
+    pub(crate) rest_mib: Beside,
     /// Given to the file system to store.
     pub(crate) written_mib: Beside,
     /// Our speed as a share of what one core of the processor can hash, and where it travels also decrypt.
@@ -153,7 +156,11 @@ impl Row {
             self.ratio.map_or_else(none, |ratio| {
                 format!("{:.2} / {:.2} / {:.2}", ratio.min, ratio.median, ratio.max)
             }),
-            self.rss_mib.cell(),
+            if self.rest_mib.is_empty() {
+                self.rss_mib.cell()
+            } else {
+                format!("{}, at rest {}", self.rss_mib.cell(), self.rest_mib.cell())
+            },
             self.written_mib.cell(),
             self.share_of_one_core
                 .map_or_else(none, |share| format!("{:.0} %", share * 100.0)),
@@ -162,6 +169,10 @@ impl Row {
 }
 
 impl Beside {
+    fn is_empty(&self) -> bool {
+        self.ours.is_empty()
+    }
+
     fn cell(&self) -> String {
         let sum = |values: &[f64]| {
             let values: Vec<String> = values.iter().map(|value| format!("{value:.0}")).collect();

@@ -2,6 +2,7 @@
 
 mod archives;
 mod core;
+mod first_replication;
 mod replication;
 
 use std::collections::HashMap;
@@ -43,11 +44,18 @@ struct Comparison {
     rows: fn() -> Vec<Plan>,
 }
 
-const COMPARISONS: [Comparison; 1] = [Comparison {
-    name: "core",
-    rounds: 7,
-    rows: core::rows,
-}];
+const COMPARISONS: [Comparison; 2] = [
+    Comparison {
+        name: "core",
+        rounds: 7,
+        rows: core::rows,
+    },
+    Comparison {
+        name: "first-replication",
+        rounds: 5,
+        rows: first_replication::rows,
+    },
+];
 
 /// Names of the comparisons.
 pub(crate) fn names() -> Vec<&'static str> {
@@ -83,6 +91,8 @@ struct Outcome {
     /// What each gave the file system to store, bytes.
     written: Vec<u64>,
     descriptors: Option<u64>,
+    /// Resident memory before there was anything to do, bytes.
+    rest: Option<u64>,
 }
 
 impl Outcome {
@@ -97,6 +107,7 @@ impl Outcome {
             rss: all().map(|report| report.rss).collect(),
             written: all().map(|report| report.written).collect(),
             descriptors: timed.descriptors,
+            rest: timed.rest,
         })
     }
 }
@@ -108,6 +119,8 @@ struct Bench {
     fixtures: HashMap<(Side, &'static str), PathBuf>,
     /// Folders of files, which both sides read.
     sources: HashMap<&'static str, PathBuf>,
+    /// Whom `first-replication` replicates from.
+    world: Option<first_replication::World>,
     folders: u32,
 }
 
@@ -215,10 +228,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         places: arguments.places.clone(),
         fixtures: HashMap::new(),
         sources: HashMap::new(),
+        world: None,
         folders: 0,
     };
     let before = (machine::describe()?, machine::load()?);
     let measured = measure(&mut bench, &plans, rounds);
+    drop(bench);
     empty(data)?;
     let table = Table {
         name: comparison.name.to_owned(),
@@ -310,6 +325,7 @@ fn rows(plans: &[Plan], all: &[Outcomes]) -> Vec<Row> {
             ratio: Spread::of(pairs.map(|(ours, peer)| ours.rate / peer.rate).collect()),
             rounds: outcomes.ours.len(),
             rss_mib: beside(outcomes, |outcome| &outcome.rss),
+            rest_mib: beside(outcomes, |outcome| outcome.rest.as_slice()),
             written_mib: beside(outcomes, |outcome| &outcome.written),
             share_of_one_core: plan.ceiling.and_then(ceiling).map(|ceiling| ours / ceiling),
             descriptors: [&outcomes.ours, &outcomes.peer]
@@ -322,7 +338,7 @@ fn rows(plans: &[Plan], all: &[Outcomes]) -> Vec<Row> {
 }
 
 /// Medians of something beside the speed, for each process.
-fn beside(outcomes: &Outcomes, pick: impl Fn(&Outcome) -> &Vec<u64>) -> Beside {
+fn beside(outcomes: &Outcomes, pick: impl Fn(&Outcome) -> &[u64]) -> Beside {
     let medians = |outcomes: &[Outcome]| {
         let processes = outcomes.first().map_or(0, |outcome| pick(outcome).len());
         let of = |process: usize| {

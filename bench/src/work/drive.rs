@@ -1,7 +1,7 @@
 //! A folder into a drive.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use crate::content::Content;
 use crate::measure::Measure;
 
 /// Bytes of a block of a file.
-const BLOCK_BYTES: usize = 64 << 10;
+pub(crate) const BLOCK_BYTES: usize = 64 << 10;
 /// One in so many blocks is read back.
 const CHECKED: usize = 64;
 /// Bytes read of a file at once.
@@ -46,17 +46,11 @@ type Writer = DriveWriter<CoreHandle, CoreHandle>;
 impl Mirror {
     /// Makes the folder.
     pub(crate) fn prepare(&self) -> Result<()> {
-        use std::io::Write;
         let content = Content::new();
-        let (block_bytes, per_file) = self.blocks();
+        let (_, per_file) = self.blocks();
         for file in 0..self.count {
-            let path = self.source.join(&name(file)[1..]);
-            fs::create_dir_all(path.parent().context("a file without a folder")?)?;
-            let mut out =
-                File::create(&path).with_context(|| format!("failed to make {}", path.display()))?;
-            for block in file * per_file..(file + 1) * per_file {
-                out.write_all(&content.block(block, block_bytes))?;
-            }
+            let path = self.source.join(name(file).trim_start_matches('/'));
+            write_file(&content, &path, file * per_file, self.size)?;
         }
         Ok(())
     }
@@ -133,6 +127,17 @@ impl Mirror {
         }
         Ok(())
     }
+}
+
+/// Writes `size` bytes of content: its blocks of up to 64 KiB, from number `first` on.
+pub(crate) fn write_file(content: &Content, path: &Path, first: u32, size: usize) -> Result<()> {
+    fs::create_dir_all(path.parent().context("a file without a folder")?)?;
+    let mut file = File::create(path).with_context(|| format!("failed to make {}", path.display()))?;
+    let block_bytes = size.min(BLOCK_BYTES);
+    for (index, _) in (first..).zip(0..size / block_bytes) {
+        file.write_all(&content.block(index, block_bytes))?;
+    }
+    Ok(())
 }
 
 /// A new drive, and its blob core.

@@ -6,6 +6,7 @@ mod core;
 mod drive;
 mod processor;
 mod replication;
+mod swarm;
 
 use std::path::Path;
 
@@ -18,9 +19,10 @@ use crate::measure::Measure;
 
 pub(crate) use self::core::{Append, Cores, Get};
 pub(crate) use bee::{BeeGet, BeePut, BeeRange};
-pub(crate) use drive::Mirror;
+pub(crate) use drive::{BLOCK_BYTES, Mirror, write_file};
 pub(crate) use processor::Work;
 pub(crate) use replication::{Fetch, Ready, Serve};
+pub(crate) use swarm::{Bootstrap, Follow, Seed};
 
 /// The unit of rows about bytes; others count what there is.
 pub(crate) const MIB: &str = "MiB";
@@ -47,6 +49,12 @@ pub(crate) enum Task {
     BeeRange(BeeRange),
     /// Mirrors a folder into a drive.
     Mirror(Mirror),
+    /// Runs a DHT of this many nodes. JavaScript only.
+    Testnet { nodes: u32 },
+    /// Serves a drive on a DHT. JavaScript only.
+    Seed(Seed),
+    /// Gets a drive over a DHT. JavaScript only.
+    Follow(Follow),
     /// Hashes.
     Hash(Work),
     /// Encrypts.
@@ -72,6 +80,9 @@ pub(crate) fn run(task: &str) -> Result<()> {
             Task::BeeGet(get) => get.run(&mut measure).await,
             Task::BeeRange(range) => range.run(&mut measure).await,
             Task::Mirror(mirror) => mirror.run(&mut measure).await,
+            Task::Testnet { .. } | Task::Seed(_) | Task::Follow(_) => {
+                anyhow::bail!("this task is JavaScript's; ours is the node itself")
+            }
             Task::Hash(work) => work.hash(&mut measure).await,
             Task::Encrypt(work) => work.encrypt(&mut measure).await,
         }

@@ -14,12 +14,13 @@ use cumulet_e2e::{process, tools::npm};
   cargo xtask bench core                      the whole comparison, as a table
   cargo xtask bench core --row append         the rows whose name contains \"append\"
   cargo xtask bench core --rounds 1           a quick look
+  cargo xtask bench first-replication         a drive from a JavaScript peer to the node, and to JavaScript
   cargo xtask bench core --json > core.json   one JSON object, nothing else, on standard output
 
 A ratio of more than 1 is better for us. Both sides take turns in every round; what is run beside them on the machine
 shows in the spread.")]
 pub(crate) struct Arguments {
-    /// Which comparison: core.
+    /// Which comparison: core, first-replication.
     name: String,
     /// Print one JSON object instead of a table.
     #[arg(long)]
@@ -41,7 +42,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     npm::install(&root.join("bench/js"))?;
     eprintln!("building the release executables");
     let built = Command::new("cargo")
-        .args(["build", "--release", "--package", "cumulet-bench"])
+        .args([
+            "build",
+            "--release",
+            "--package",
+            "cumulet-bench",
+            "--package",
+            "cumulet-node",
+        ])
         .current_dir(&root)
         // Standard output is for the result alone.
         .stdout(std::io::stderr())
