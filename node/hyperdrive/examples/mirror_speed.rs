@@ -1,7 +1,7 @@
-//! How fast a folder gets into a drive on disk and out again: `mirror_speed [FILES] [MIB]`.
+//! How fast a folder gets into a drive on disk and out again: `mirror_speed [FILES] [MIB] [unsynced]`.
 //!
-//! Mirrors FILES files of 1 KiB, then one file of MIB mebibytes, and prints files and bytes per second. Nothing is synced
-//! but what the store syncs.
+//! Mirrors FILES files of 1 KiB, then one file of MIB mebibytes, and prints files and bytes per second. Every append is
+//! synced, or with `unsynced` none, as in JS.
 
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss, missing_docs)]
 
@@ -13,6 +13,7 @@ use cumulet_hyperbee::Bee;
 use cumulet_hypercore::corestore::{CoreHandle, Corestore, CorestoreConfig};
 use cumulet_hypercore::crypto::KeyPair;
 use cumulet_hypercore::manifest::Manifest;
+use cumulet_hypercore::storage::{DiskOptions, Durability};
 use cumulet_hyperdrive::mirror::{MirrorOptions, export, import};
 use cumulet_hyperdrive::{Drive, DriveWriter, content};
 
@@ -57,9 +58,13 @@ fn rss_mib() -> u64 {
 }
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).map(|text| text.parse::<u64>().unwrap());
-    let files = arguments.next().unwrap_or(10_000);
-    let mib = arguments.next().unwrap_or(1024);
+    let mut arguments = std::env::args().skip(1);
+    let files: u64 = arguments.next().map_or(10_000, |text| text.parse().unwrap());
+    let mib: u64 = arguments.next().map_or(1024, |text| text.parse().unwrap());
+    let durability = match arguments.next().as_deref() {
+        Some("unsynced") => Durability::Unsynced,
+        _ => Durability::Synced,
+    };
     let directory = tempfile::tempdir().unwrap();
     let (small, large) = (directory.path().join("small"), directory.path().join("large"));
     for number in 0..files {
@@ -87,7 +92,14 @@ fn main() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let store = Corestore::open(&directory.path().join("store"), CorestoreConfig::default()).unwrap();
+        let config = CorestoreConfig {
+            disk: DiskOptions {
+                durability,
+                ..DiskOptions::default()
+            },
+            ..CorestoreConfig::default()
+        };
+        let store = Corestore::open(&directory.path().join("store"), config).unwrap();
         run("small", &store, 1, &small, &directory.path().join("small.out")).await;
         if mib > 0 {
             run("large", &store, 2, &large, &directory.path().join("large.out")).await;

@@ -1,6 +1,6 @@
 //! What of a drive lies in a store: asked, cleared, fetched again as a plan says; and watched.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::single_range_in_vec_init)]
 
 use cumulet_hyperbee::Bee;
 use cumulet_hypercore::corestore::{CoreHandle, Corestore, CorestoreConfig};
@@ -52,7 +52,7 @@ async fn a_cleared_file_is_not_here_and_its_neighbours_are() {
 async fn a_plan_of_a_difference_names_the_blocks_of_what_changed() {
     let (_store, mut writer) = writer().await;
     writer
-        .put("/a", &[1; 70_000], FileOptions::default())
+        .put("/a", &vec![1; 70_000], FileOptions::default())
         .await
         .unwrap();
     writer.put("/b", b"b", FileOptions::default()).await.unwrap();
@@ -90,11 +90,11 @@ async fn a_folder_in_a_store_is_watched_and_its_end_is_told() {
         let mut diff = current.diff(previous.version(), "/in").unwrap();
         diff.next().await.unwrap().unwrap().path
     };
-    let writing = async {
+    let changes = async {
         writer.put("/out", b"1", FileOptions::default()).await.unwrap();
         writer.put("/in/b", b"1", FileOptions::default()).await.unwrap();
     };
-    let (path, ()) = tokio::join!(waiting, writing);
+    let (path, ()) = tokio::join!(waiting, changes);
     assert_eq!(path, "/in/b");
     let (ended, closed) = tokio::join!(watcher.next(), store.close());
     assert!(ended.is_err() && closed.is_ok());
