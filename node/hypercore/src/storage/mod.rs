@@ -17,7 +17,7 @@ use crate::manifest::Manifest;
 use crate::node::Node;
 use crate::segment::{ContentCipher, Decoded, Place, SegmentId};
 
-pub use disk::{DEFAULT_OPEN_FILES, DiskOptions, DiskStorage, Faults, Files, Limits};
+pub use disk::{DEFAULT_OPEN_FILES, DiskOptions, DiskStorage, Fault, Faults, FileOperation, Files, Limits};
 pub use memory::MemoryStorage;
 
 /// How a failure should be treated.
