@@ -52,10 +52,10 @@ fn live_on(core: &mut DiskCore, faults: &Faults, trace: &mut Trace) {
 }
 
 fn refuse_everywhere(fault: Fault) {
-    let mut operations = 0;
+    let mut operations: u32 = 0;
     loop {
         let root = scratch();
-        let faults = Faults::with(fault, operations);
+        let faults = Faults::with(fault, operations.into());
         let mut trace = Trace::new();
         let what = format!("{fault:?} at operation {operations}");
         if let Ok(mut core) = open(root.path(), EAGER, Some(faults.clone())) {
@@ -65,7 +65,7 @@ fn refuse_everywhere(fault: Fault) {
         for operation in faults.done() {
             disk.take(&operation);
         }
-        for loss in losses(operations as u64) {
+        for loss in losses(operations.into()) {
             let after = scratch();
             disk.make(loss, after.path());
             let what = format!("{what}, then {loss:?} lost");

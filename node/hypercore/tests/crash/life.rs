@@ -158,6 +158,14 @@ impl Trace {
         }
     }
 
+    /// From a state that is on the disk.
+    pub(crate) fn from(state: State) -> Self {
+        Self {
+            states: vec![state],
+            ..Self::new()
+        }
+    }
+
     pub(crate) fn begin(&mut self, state: State, operations: usize) {
         self.states.push(state);
         self.begun.push(operations);

@@ -14,3 +14,4 @@ mod life;
 mod power;
 mod process;
 mod random;
+mod sequences;
