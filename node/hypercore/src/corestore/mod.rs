@@ -12,7 +12,9 @@ pub(crate) mod cell;
 mod claim;
 mod handle;
 mod key_file;
+mod lock;
 pub(crate) mod outbox;
+mod primary_key;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -36,6 +38,7 @@ use outbox::Outbox;
 pub use cell::BoxedCore;
 pub use claim::Claim;
 pub use handle::{CoreHandle, CoreState, CoreStats, Download};
+pub use primary_key::PrimaryKey;
 
 /// Requests in flight per peer and core: with blocks of 64 KiB this fills a path of 8 MiB, and of a larger one the peer's own
 /// queue is full.
@@ -88,6 +91,12 @@ pub enum CorestoreError {
         #[source]
         source: std::io::Error,
     },
+    /// Another process, or another store of this one, uses the directory.
+    #[error("the store in {} is in use by another process", path.display())]
+    InUse {
+        /// The store's directory.
+        path: PathBuf,
+    },
     /// The core is being restored.
     #[error("the core is being restored")]
     Claimed,
@@ -112,6 +121,8 @@ struct Inner {
     claims: Claims,
     connections: StdMutex<Vec<Weak<Outbox>>>,
     next_peer: AtomicU64,
+    /// Keeps other processes out of the directory until the store is closed.
+    lock: StdMutex<Option<std::fs::File>>,
 }
 
 /// Many cores; clones share them.
@@ -121,21 +132,26 @@ pub struct Corestore {
 }
 
 impl Corestore {
-    /// The store in `directory`, which is made if it is missing. One process at a time.
+    /// The store in `directory`, which is made if it is missing. The directory is locked until the store is closed or dropped.
     ///
     /// # Errors
-    /// [`CorestoreError::Directory`] if it can't be made.
+    /// [`CorestoreError::Directory`] if it can't be made, [`CorestoreError::InUse`] if another store has it open.
     pub fn open(directory: &Path, config: CorestoreConfig) -> Result<Self, CorestoreError> {
         std::fs::create_dir_all(directory).map_err(failed("create", directory))?;
-        Ok(Self::new(Place::Directory(directory.to_owned()), config))
+        let lock = lock::lock(directory)?;
+        Ok(Self::new(
+            Place::Directory(directory.to_owned()),
+            config,
+            Some(lock),
+        ))
     }
 
     /// A store that is gone with the process. It keeps all its cores open.
     pub fn in_memory(config: CorestoreConfig) -> Self {
-        Self::new(Place::Memory, config)
+        Self::new(Place::Memory, config, None)
     }
 
-    fn new(place: Place, config: CorestoreConfig) -> Self {
+    fn new(place: Place, config: CorestoreConfig, lock: Option<std::fs::File>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 place,
@@ -144,6 +160,7 @@ impl Corestore {
                 claims: Claims::default(),
                 connections: StdMutex::default(),
                 next_peer: AtomicU64::new(1),
+                lock: StdMutex::new(lock),
             }),
         }
     }
@@ -365,6 +382,13 @@ impl Corestore {
             result = result.and(shared.commit().await);
             shared.closed.cancel();
         }
+        drop(
+            self.inner
+                .lock
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         Ok(result?)
     }
 
@@ -467,3 +491,6 @@ fn list_directory(root: &Path) -> Result<Vec<Hash>, CorestoreError> {
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests;

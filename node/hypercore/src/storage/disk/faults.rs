@@ -79,6 +79,7 @@ pub struct Faults {
     fault: Fault,
     hit: AtomicBool,
     healed: AtomicBool,
+    fail_syncs: AtomicBool,
     done: Mutex<Vec<FileOperation>>,
 }
 
@@ -107,6 +108,7 @@ impl Faults {
             fault,
             hit: AtomicBool::new(false),
             healed: AtomicBool::new(false),
+            fail_syncs: AtomicBool::new(false),
             done: Mutex::default(),
         })
     }
@@ -114,6 +116,19 @@ impl Faults {
     /// Whether an operation failed.
     pub fn hit(&self) -> bool {
         self.hit.load(Ordering::SeqCst)
+    }
+
+    /// From now on no file is synced, as on a disk that lost its connection.
+    pub fn fail_syncs(&self) {
+        self.fail_syncs.store(true, Ordering::SeqCst);
+    }
+
+    /// How many times a file was synced.
+    pub fn syncs(&self) -> usize {
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.iter()
+            .filter(|operation| matches!(operation, FileOperation::Sync { .. }))
+            .count()
     }
 
     /// Nothing fails from now on.
@@ -133,7 +148,10 @@ impl Faults {
 
     pub(super) fn next(&self, mut operation: FileOperation) -> Step {
         let left = self.left.fetch_sub(1, Ordering::SeqCst);
-        let step = if left > 0 || self.healed.load(Ordering::SeqCst) {
+        let unplugged = self.fail_syncs.load(Ordering::SeqCst);
+        let step = if unplugged && matches!(operation, FileOperation::Sync { .. }) {
+            Step::Fail(broken())
+        } else if left > 0 || self.healed.load(Ordering::SeqCst) {
             Step::Run
         } else {
             self.failure(&operation, left == 0)
@@ -169,7 +187,7 @@ impl Faults {
             | (Fault::SyncError, FileOperation::Sync { .. } | FileOperation::SyncDirectory { .. })
                 if !before =>
             {
-                Step::Fail(io::Error::other("an I/O error made by a test"))
+                Step::Fail(broken())
             }
             _ => Step::Run,
         };
@@ -182,4 +200,8 @@ impl Faults {
 
 fn stopped() -> io::Error {
     io::Error::other("stopped by a test")
+}
+
+fn broken() -> io::Error {
+    io::Error::other("an I/O error made by a test")
 }
