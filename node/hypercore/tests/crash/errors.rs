@@ -3,7 +3,7 @@
 use cumulet_hypercore::core::Core;
 use cumulet_hypercore::storage::{Fault, Faults, MemoryStorage};
 
-use crate::disk::{Disk, losses};
+use crate::disk::{Disk, Loss, losses};
 use crate::life::{Act, DiskCore, EAGER, State, Trace, acts, check, is_closed, key_pair, open, scratch};
 
 /// How many refusals a full disk lasts.
@@ -65,7 +65,10 @@ fn refuse_everywhere(fault: Fault) {
         for operation in faults.done() {
             disk.take(&operation);
         }
-        for loss in losses(operations.into()) {
+        // What is lost rotates, so that each kind meets every kind of operation.
+        let every = losses(operations.into()).count();
+        let rotating = losses(operations.into()).nth(operations as usize % every);
+        for loss in rotating.into_iter().chain([Loss::Everything]) {
             let after = scratch();
             disk.make(loss, after.path());
             let what = format!("{what}, then {loss:?} lost");

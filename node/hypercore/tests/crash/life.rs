@@ -172,7 +172,17 @@ impl Trace {
     }
 
     pub(crate) fn acknowledge(&mut self, operations: usize) {
-        self.acknowledged.push((operations, self.states.len() - 1));
+        self.acknowledge_state(operations, self.last());
+    }
+
+    /// A flush returned that was begun in this state.
+    pub(crate) fn acknowledge_state(&mut self, operations: usize, state: usize) {
+        self.acknowledged.push((operations, state));
+    }
+
+    /// Number of the state that the core is in.
+    pub(crate) fn last(&self) -> usize {
+        self.states.len() - 1
     }
 
     /// The change that began last failed, and so did not happen.
@@ -184,11 +194,11 @@ impl Trace {
     /// What may be found when the disk stopped after this many operations: what was acknowledged last, or what came after
     /// it.
     pub(crate) fn allowed(&self, operations: usize) -> &[State] {
-        let acknowledged = self.acknowledged.iter().rev();
+        let acknowledged = self.acknowledged.iter();
         let first = acknowledged
             .filter(|(at, _)| *at <= operations)
             .map(|(_, state)| *state)
-            .next()
+            .max()
             .unwrap_or(0);
         let end = self.begun.iter().take_while(|at| **at < operations).count();
         &self.states[first..end.max(first + 1)]

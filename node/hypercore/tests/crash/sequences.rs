@@ -14,6 +14,10 @@ enum Step {
     Truncate(Index),
     Clear(Index, u64),
     Flush,
+    /// A flush begins, as a store does it without keeping others from changing the core.
+    Begin,
+    /// The flush that began is waited for.
+    End,
     /// After some of the operations since the last opening, losing something.
     Crash(Index, usize, u64),
 }
@@ -23,7 +27,9 @@ fn step() -> impl Strategy<Value = Step> {
         5 => proptest::collection::vec(0usize..900, 1..6).prop_map(Step::Append),
         1 => any::<Index>().prop_map(Step::Truncate),
         1 => (any::<Index>(), 1u64..5).prop_map(|(start, count)| Step::Clear(start, count)),
-        3 => Just(Step::Flush),
+        2 => Just(Step::Flush),
+        2 => Just(Step::Begin),
+        2 => Just(Step::End),
         2 => (any::<Index>(), 0usize..8, any::<u64>()).prop_map(|(at, loss, seed)| Step::Crash(at, loss, seed)),
     ]
 }
@@ -57,6 +63,7 @@ fn live(steps: &[Step], limits: Limits) {
     let mut model = Core::create(MemoryStorage::new(), manifest, Some(key_pair())).unwrap();
     let mut trace = Trace::new();
     let mut snapshots = vec![model.storage().clone()];
+    let mut pending = None;
     for (number, step) in steps.iter().enumerate() {
         if let Some(act) = act(step, model.length(), number as u8) {
             act.run(&mut model).unwrap();
@@ -71,7 +78,21 @@ fn live(steps: &[Step], limits: Limits) {
             }
             assert_eq!(State::of(&core), State::of(&model), "after {act:?}");
         }
+        if matches!(step, Step::Begin) && pending.is_none() {
+            match core.storage_mut().begin_flush().unwrap() {
+                Some(flush) => pending = Some((flush, trace.last())),
+                None => trace.acknowledge(faults.count()),
+            }
+        }
+        if matches!(step, Step::End)
+            && let Some((mut flush, state)) = pending.take()
+        {
+            flush.run();
+            core.storage_mut().end_flush(flush).unwrap();
+            trace.acknowledge_state(faults.count(), state);
+        }
         if let Step::Crash(at, loss, seed) = step {
+            pending = None;
             drop(core);
             let operations = faults.done();
             let count = at.index(operations.len() + 1);
