@@ -112,10 +112,10 @@ async fn read(count: u64, size: usize, place: &str) {
     cancel.cancel();
     tasks.close();
     tasks.wait().await;
-    let served: f64 = lines.next().unwrap().unwrap().parse().unwrap();
+    let serving: f64 = lines.next().unwrap().unwrap().parse().unwrap();
     server.wait().unwrap();
     println!(
-        "{count} x {size} bytes, {place}: {seconds:.3} s, {:.0} blocks/s, {:.1} MiB/s; processor {cpu:.2} s reading, {served:.2} s serving",
+        "{count} x {size} bytes, {place}: {seconds:.3} s, {:.0} blocks/s, {:.1} MiB/s; processor {cpu:.2} s reading, {serving:.2} s serving",
         count as f64 / seconds,
         count as f64 * size as f64 / seconds / f64::from(1 << 20),
     );
@@ -135,10 +135,8 @@ fn main() {
             runtime.block_on(serve(number(count), number(size) as usize, place));
         }
         [] => {
-            for place in ["memory"] {
-                runtime.block_on(read(20_000, 1 << 10, place));
-                runtime.block_on(read(1_000, 1 << 16, place));
-            }
+            runtime.block_on(read(20_000, 1 << 10, "memory"));
+            runtime.block_on(read(1_000, 1 << 16, "memory"));
         }
         [count, size] => runtime.block_on(read(number(count), number(size) as usize, "memory")),
         [count, size, place] => runtime.block_on(read(number(count), number(size) as usize, place)),

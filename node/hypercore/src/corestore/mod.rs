@@ -13,7 +13,9 @@ mod claim;
 mod extension;
 mod handle;
 mod key_file;
+mod lock;
 pub(crate) mod outbox;
+mod primary_key;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -38,6 +40,7 @@ pub use cell::BoxedCore;
 pub use claim::Claim;
 pub use extension::Extension;
 pub use handle::{CoreHandle, CoreState, CoreStats, Download};
+pub use primary_key::PrimaryKey;
 
 /// How a store behaves.
 #[derive(Debug, Clone)]
@@ -86,6 +89,12 @@ pub enum CorestoreError {
         #[source]
         source: std::io::Error,
     },
+    /// Another process, or another store of this one, uses the directory.
+    #[error("the store in {} is in use by another process", path.display())]
+    InUse {
+        /// The store's directory.
+        path: PathBuf,
+    },
     /// The core is being restored.
     #[error("the core is being restored")]
     Claimed,
@@ -110,6 +119,8 @@ struct Inner {
     claims: Claims,
     connections: StdMutex<Vec<Weak<Outbox>>>,
     next_peer: AtomicU64,
+    /// Keeps other processes out of the directory until the store is closed.
+    lock: StdMutex<Option<std::fs::File>>,
 }
 
 /// Many cores; clones share them.
@@ -119,21 +130,26 @@ pub struct Corestore {
 }
 
 impl Corestore {
-    /// The store in `directory`, which is made if it is missing. One process at a time.
+    /// The store in `directory`, which is made if it is missing. The directory is locked until the store is closed or dropped.
     ///
     /// # Errors
-    /// [`CorestoreError::Directory`] if it can't be made.
+    /// [`CorestoreError::Directory`] if it can't be made, [`CorestoreError::InUse`] if another store has it open.
     pub fn open(directory: &Path, config: CorestoreConfig) -> Result<Self, CorestoreError> {
         std::fs::create_dir_all(directory).map_err(failed("create", directory))?;
-        Ok(Self::new(Place::Directory(directory.to_owned()), config))
+        let lock = lock::lock(directory)?;
+        Ok(Self::new(
+            Place::Directory(directory.to_owned()),
+            config,
+            Some(lock),
+        ))
     }
 
     /// A store that is gone with the process. It keeps all its cores open.
     pub fn in_memory(config: CorestoreConfig) -> Self {
-        Self::new(Place::Memory, config)
+        Self::new(Place::Memory, config, None)
     }
 
-    fn new(place: Place, config: CorestoreConfig) -> Self {
+    fn new(place: Place, config: CorestoreConfig, lock: Option<std::fs::File>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 place,
@@ -142,6 +158,7 @@ impl Corestore {
                 claims: Claims::default(),
                 connections: StdMutex::default(),
                 next_peer: AtomicU64::new(1),
+                lock: StdMutex::new(lock),
             }),
         }
     }
@@ -363,6 +380,13 @@ impl Corestore {
             result = result.and(shared.commit().await);
             shared.closed.cancel();
         }
+        drop(
+            self.inner
+                .lock
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         Ok(result?)
     }
 
@@ -465,3 +489,6 @@ fn list_directory(root: &Path) -> Result<Vec<Hash>, CorestoreError> {
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,13 +52,7 @@ impl Replicator {
         let (mut asked, mut proofs) = (Vec::new(), Vec::new());
         for data in answers {
             if data.request == UNASKED {
-                self.on_blocks(
-                    id,
-                    std::mem::take(&mut asked),
-                    std::mem::take(&mut proofs),
-                    core,
-                    now,
-                )?;
+                self.on_blocks(std::mem::take(&mut asked), std::mem::take(&mut proofs), core, now)?;
                 self.on_unasked(id, data, core)?;
                 continue;
             }
@@ -82,24 +76,17 @@ impl Replicator {
                     proofs.push(proof);
                 }
                 _ => {
-                    self.on_blocks(
-                        id,
-                        std::mem::take(&mut asked),
-                        std::mem::take(&mut proofs),
-                        core,
-                        now,
-                    )?;
+                    self.on_blocks(std::mem::take(&mut asked), std::mem::take(&mut proofs), core, now)?;
                     self.on_proof(id, &in_flight, proof, core, now)?;
                 }
             }
         }
-        self.on_blocks(id, asked, proofs, core, now)
+        self.on_blocks(asked, proofs, core, now)
     }
 
     /// Takes blocks that were asked for.
     fn on_blocks(
         &mut self,
-        id: PeerId,
         asked: Vec<InFlight>,
         proofs: Vec<Proof>,
         core: &mut impl Replica,
@@ -112,7 +99,7 @@ impl Replicator {
         let mut result = Ok(());
         for (in_flight, applied) in asked.into_iter().zip(core.apply_blocks(proofs)) {
             // The first error counts, but what was stored is noted.
-            result = result.and(self.on_applied(id, in_flight.asked, applied, before, core, now));
+            result = result.and(self.on_applied(&in_flight, applied, before, core, now));
         }
         result
     }
@@ -147,18 +134,18 @@ impl Replicator {
                 return Ok(());
             }
         };
-        self.on_applied(id, in_flight.asked, applied, before, core, now)
+        self.on_applied(in_flight, applied, before, core, now)
     }
 
     fn on_applied(
         &mut self,
-        id: PeerId,
-        asked: Asked,
+        in_flight: &InFlight,
         applied: Result<Applied, ApplyError>,
         before: (u64, bool),
         core: &mut impl Replica,
         now: Instant,
     ) -> Result<(), PeerFault> {
+        let (id, asked) = (in_flight.peer, in_flight.asked);
         match applied {
             Ok(applied) => {
                 match asked {
@@ -245,6 +232,7 @@ impl Replicator {
                 peer.rescan_from(from);
             }
             self.uncommitted.remove(from..u64::MAX);
+            self.committing.remove(from..u64::MAX);
             self.dropped(&(from..applied.upgraded_from.unwrap_or(from).max(from)));
             self.again.split_off(&from);
             self.events.push_back(Event::Reorganized { from, length, fork });

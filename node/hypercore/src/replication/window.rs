@@ -3,6 +3,9 @@
 //! Twice, so that the peer always has something to answer, and so that the rate, which what is in flight limits at first, can show
 //! that it is higher: from a small start the window doubles with each round trip until the path or the peer is at its limit.
 
+// Estimates: nothing depends on the last bits, and none is negative.
+#![allow(clippy::cast_precision_loss, clippy::cast_sign_loss)]
+
 use std::time::{Duration, Instant};
 
 /// Fewest requests in flight that a peer is held to: how many JS has on a short path.

@@ -135,7 +135,7 @@ async fn what_was_shown_as_durable_is_there_after_a_restart_and_a_removed_core_i
         .unwrap();
     let discovery_key = *reader.discovery_key();
     // No close: a crash.
-    drop((reader, download));
+    drop((reader, download, b));
     wires.end().await;
     let again = Corestore::open(directory.path(), config()).unwrap();
     assert_eq!(again.list().await.unwrap(), [discovery_key]);
