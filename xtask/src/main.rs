@@ -25,6 +25,8 @@ const EXAMPLES: &str = "Examples:
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure beside the JavaScript packages.
+    Bench(commands::bench::Arguments),
     /// A real single-node Kubernetes on this machine.
     #[command(subcommand)]
     Cluster(commands::cluster::Command),
@@ -45,6 +47,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Cluster(command) => commands::cluster::run(command),
         Command::Demo(arguments) => commands::demo::run(&arguments),
         Command::Gen(arguments) => commands::r#gen::run(&arguments),

@@ -1,5 +1,6 @@
 //! The commands.
 
+pub(crate) mod bench;
 pub(crate) mod cluster;
 pub(crate) mod demo;
 pub(crate) mod r#gen;
