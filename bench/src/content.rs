@@ -84,10 +84,16 @@ mod tests {
     #[test]
     fn content_is_the_same_bytes_as_in_javascript() {
         let content = Content::new();
-        let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
-        assert_eq!(hex(&content.block(3, 16)), "030000003c512f47b870180c5f46e143");
+        let number = |bytes: &[u8]| u128::from_be_bytes(bytes.try_into().unwrap());
+        assert_eq!(
+            number(&content.block(3, 16)),
+            0x0300_0000_3c51_2f47_b870_180c_5f46_e143
+        );
         let large = content.block(130, LONGEST);
-        assert_eq!(hex(&large[LONGEST - 16..]), "4e3c930b238243efa019f27fa3ff06a4");
+        assert_eq!(
+            number(&large[LONGEST - 16..]),
+            0x4e3c_930b_2382_43ef_a019_f27f_a3ff_06a4
+        );
         assert_eq!(key(7), "538453d7");
         let mut random = Random::new(2);
         assert_eq!((random.next(), random.next()), (540_738, 134_253_570));
