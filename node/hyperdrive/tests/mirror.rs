@@ -40,7 +40,7 @@ fn put_local(root: &Path, name: &str, data: &[u8]) {
 fn take(root: &Path, writer: &mut Writer, options: &MirrorOptions) -> (Summary, Vec<Step>) {
     let mut steps = Vec::new();
     let summary = run(import(root, writer, options, &mut |step| {
-        steps.push(step.clone())
+        steps.push(step.clone());
     }))
     .unwrap();
     (summary, steps)
