@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use cumulet_e2e::cluster::kubectl::condition;
 use cumulet_e2e::content::Content;
-use cumulet_e2e::scene::Scene;
+use cumulet_e2e::scene::{CLOUD, Scene};
 use cumulet_e2e::{image, poll};
 use serde_json::{Value, json};
 
@@ -60,11 +60,23 @@ fn wrong_input_is_refused_by_the_api_server_and_the_field_is_named() -> Result<(
             "spec.sync.include",
         ),
         (GOOD_KEY, json!({"sync": {"mode": "Sometimes"}}), "spec.sync.mode"),
+        (
+            GOOD_KEY,
+            json!({"type": "Drive", "sync": {"include": ["a/**", "/etc/passwd"]}}),
+            "spec.sync.include",
+        ),
         (GOOD_KEY, json!({"speed": 9}), "spec.speed"),
     ] {
         let said = refusal(&scene, &scene.archive_manifest(key, &more))?;
         assert!(said.contains(field), "{field} is not named in: {said}");
     }
+    scene.cloud(1)?;
+    let mut smaller = scene.get("personalcloud", CLOUD)?;
+    let size = &mut smaller["spec"]["storage"]["size"];
+    assert_eq!(*size, "1Gi", "the test shrinks it");
+    *size = json!("512Mi");
+    let said = refusal(&scene, &smaller)?;
+    assert!(said.contains("spec.storage.size"), "{said}");
     Ok(())
 }
 

@@ -1,13 +1,12 @@
 //! What survives the loss of pods, volumes, peers and the operator itself.
 
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cumulet_e2e::cluster::kubectl::condition;
 use cumulet_e2e::content::{self, Content};
-use cumulet_e2e::scene::{ARCHIVE, CLOUD, READY_WITHIN, Scene};
-use cumulet_e2e::{poll, process, stage};
+use cumulet_e2e::poll;
+use cumulet_e2e::scene::{READY_WITHIN, Scene};
 use serde_json::json;
 
 fn entries() -> Vec<(String, Content)> {
@@ -115,48 +114,4 @@ fn a_damaged_object_is_refused_and_its_blocks_come_from_a_peer_once_one_is_there
         READY_WITHIN,
         || scene.check_all_served(&drive.key, &entries).map(Some),
     )
-}
-
-#[test]
-fn uninstalling_and_deleting_keeps_the_volume_and_the_bucket() -> Result<()> {
-    let scene = Scene::new("uninstall")?;
-    let entries = entries();
-    let (_peer, drive) = scene.peer_with("writer", &entries)?;
-    scene.cloud(1)?;
-    scene.archive(&drive.key, &json!({}))?;
-    scene.wait_archive(&["Ready", "Synced", "BackedUp"])?;
-    let objects = scene.stored_objects()?;
-    assert!(!objects.is_empty());
-
-    scene.run(&["delete", "datarchive", ARCHIVE, "--timeout", "60s"])?;
-    scene.run(&["delete", "personalcloud", CLOUD, "--timeout", "60s"])?;
-    poll::until("the pod being gone", Duration::from_mins(2), || {
-        Ok(scene
-            .run(&["get", "pods", "--output", "name"])?
-            .trim()
-            .is_empty()
-            .then_some(()))
-    })?;
-    let claim = scene.get("pvc", &format!("data-{}", Scene::pod(0)))?;
-    assert_eq!(claim["status"]["phase"], "Bound", "the volume stays");
-    assert_eq!(scene.stored_objects()?, objects, "the bucket stays as it was");
-
-    // The chart itself is shared with the other tests: what it would keep is read from its manifests.
-    let manifests = process::output(stage::helm(scene.kubectl())?.args([
-        "get",
-        "manifest",
-        "cumulet",
-        "--namespace",
-        stage::OPERATOR_NAMESPACE,
-    ]))?;
-    let definitions = manifests
-        .split("\n---")
-        .filter(|text| text.contains("kind: CustomResourceDefinition"));
-    for definition in definitions {
-        assert!(
-            definition.contains("helm.sh/resource-policy: keep"),
-            "uninstalling must not delete the definitions"
-        );
-    }
-    Ok(())
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 use cumulet_api::{ArchiveSpec, ArchiveStatus, Condition, ConditionStatus, NodeStatus};
 use cumulet_hypercore::corestore::{Corestore, CorestoreConfig, CorestoreError};
 use cumulet_hypercore::driver::{Session, replicate};
+use cumulet_hypercore::segment::ContentCipher;
+use cumulet_hypercore::storage::DiskOptions;
 use cumulet_hyperdht::{Dht, DhtConfig};
 use cumulet_hyperdrive::plan::Selection;
 use cumulet_hyperswarm::{Connection, Swarm, SwarmConfig, SwarmLimits};
@@ -143,7 +145,16 @@ impl Node {
             secrets::read_key(&config.content_key_file)?
         };
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let store = Corestore::open(&config.data_dir.join("cores"), CorestoreConfig::default())?;
+        // Sealed segments are encrypted as in the backup, so that backing up and restoring copy files.
+        let disk = DiskOptions {
+            cipher: Some(ContentCipher::new(&content_key)),
+            ..DiskOptions::default()
+        };
+        let store_config = CorestoreConfig {
+            disk,
+            ..CorestoreConfig::default()
+        };
+        let store = Corestore::open(&config.data_dir.join("cores"), store_config)?;
         let backup = Backup::start(config, content_key, tasks.clone(), cancel.clone())?;
         let (dht, swarm) = start_swarm(config, &seed, &tasks, &cancel).await?;
         let pins = PinStore::open(&config.data_dir.join("pins"))?;

@@ -8,7 +8,7 @@
     reason = "requests read better as methods of the node that is asked"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -271,7 +271,7 @@ impl World {
         let mut files = BTreeMap::from([("empty".to_owned(), Vec::new())]);
         files.insert(
             "large.bin".into(),
-            (0..3_000_000_u32)
+            (0..4_400_000_u32)
                 .flat_map(|i| (i.wrapping_mul(2_654_435_761) >> 24).to_le_bytes())
                 .collect(),
         );
@@ -354,6 +354,7 @@ fn a_javascript_drive_is_kept_followed_served_backed_up_and_restored() {
     assert_eq!(downloaded["version"].as_u64(), version, "{downloaded}");
     drop(reader);
     node.stop();
+    assert_same_segments(&world.path("node/cores"), &world.path("node/backup"));
 
     // An empty node with the same content key restores from the folder with nobody online.
     let restored = world.path("restored");
@@ -373,6 +374,34 @@ fn a_javascript_drive_is_kept_followed_served_backed_up_and_restored() {
     );
     assert!(node.file(&key, "large.bin").as_ref() == world.files.get("large.bin"));
     node.stop();
+    assert_same_segments(&restored.join("cores"), &world.path("node/backup"));
+}
+
+/// What is in the files below a folder whose path contains `part`.
+fn contents(dir: &Path, part: &str) -> BTreeSet<Vec<u8>> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![dir.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.to_str().unwrap().contains(part) {
+                found.insert(std::fs::read(path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// A sealed segment is the same bytes on the volume and in the backup.
+fn assert_same_segments(cores: &Path, backup: &Path) {
+    let (volume, store) = (contents(cores, ".seg"), contents(backup, "/segments/"));
+    assert!(!volume.is_empty(), "17 MB are more than stay in the log");
+    assert!(
+        volume.is_subset(&store),
+        "a sealed segment differs from the backup's"
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::{CoreState, CoreStats, CorestoreConfig, CorestoreError};
 use crate::core::Core;
 use crate::crypto::{Hash, Key};
 use crate::replication::{CoreReplica, Event, PeerId, Replicator};
-use crate::storage::{Storage, StorageError};
+use crate::storage::{Durability, Storage, StorageError};
 
 /// A core of a store, wherever its state lives.
 pub type BoxedCore = Core<Box<dyn Storage>>;
@@ -40,6 +40,8 @@ pub(crate) struct Cell {
     /// Whether something was changed since the last flush began.
     pub(crate) dirty: bool,
     pub(crate) uncommitted_bytes: u64,
+    /// The owner's changes that peers were not told of.
+    local: Vec<Changed>,
     links: HashMap<PeerId, Arc<Outbox>>,
     waiters: HashMap<u64, Vec<oneshot::Sender<()>>>,
     downloads: BTreeMap<u64, Range<u64>>,
@@ -61,6 +63,8 @@ pub(crate) struct Shared {
     /// Whether connections open a channel for it unasked.
     pub(crate) wanted: AtomicBool,
     cell: Arc<Mutex<Cell>>,
+    /// The generation up to which the core is durable; locked while a flush runs.
+    committed: Mutex<Option<u64>>,
     abandoned: StdMutex<Vec<Abandoned>>,
 }
 
@@ -73,6 +77,7 @@ impl Cell {
             stats: CoreStats::default(),
             dirty: false,
             uncommitted_bytes: 0,
+            local: Vec::new(),
             links: HashMap::new(),
             waiters: HashMap::new(),
             downloads: BTreeMap::new(),
@@ -188,6 +193,47 @@ impl Cell {
         shared.state.send_replace(self.snapshot());
     }
 
+    /// Tells peers what is durable now: received blocks, and the first `local` of the owner's changes.
+    fn announce(&mut self, local: usize) {
+        let Self {
+            replicator, replica, ..
+        } = self;
+        replicator.end_commit(replica);
+        self.announce_local(local);
+    }
+
+    /// Tells peers of the first `count` of the owner's changes.
+    fn announce_local(&mut self, count: usize) {
+        let count = count.min(self.local.len());
+        if count == 0 {
+            return;
+        }
+        let Self {
+            replicator,
+            replica,
+            local,
+            ..
+        } = self;
+        let length = replica.core().length();
+        // Appends that follow one another are one announcement.
+        let mut added = 0..0;
+        for changed in local.drain(..count) {
+            replicator.dropped(&changed.dropped);
+            if changed.added.start == added.end && !added.is_empty() {
+                added.end = changed.added.end;
+            } else if !changed.added.is_empty() {
+                let before = std::mem::replace(&mut added, changed.added);
+                let before = before.start..before.end.min(length);
+                if !before.is_empty() {
+                    replicator.local_change(before, replica, Instant::now());
+                }
+            }
+        }
+        // Also when nothing was added: peers are told the new length.
+        let added = added.start.min(length)..added.end.min(length);
+        replicator.local_change(added, replica, Instant::now());
+    }
+
     pub(crate) fn recount(&mut self) {
         self.held_blocks = self.replica.core().bitfield().count();
     }
@@ -208,11 +254,12 @@ impl Shared {
             closed: CancellationToken::new(),
             wanted: AtomicBool::new(false),
             cell: Arc::new(Mutex::new(cell)),
+            committed: Mutex::new(None),
             abandoned: StdMutex::default(),
         }
     }
 
-    /// The core, as soon as it is free. Held for short times only; a flush holds it in a blocking task.
+    /// The core, as soon as it is free. Held for short times only, never while a flush runs.
     pub(crate) async fn lock(&self) -> Guard {
         let mut cell = self.cell.clone().lock_owned().await;
         let abandoned = std::mem::take(&mut *self.abandoned());
@@ -234,60 +281,79 @@ impl Shared {
     /// Makes everything stored so far durable, and tells peers and watchers.
     pub(crate) async fn commit(&self) -> Result<(), StorageError> {
         let cell = self.lock().await;
-        if !cell.dirty {
+        if !cell.dirty && cell.local.is_empty() {
             return Ok(());
         }
-        let mut cell = self.flush(cell).await?;
-        let Cell {
-            replicator, replica, ..
-        } = &mut *cell;
-        replicator.committed(replica);
+        let through = cell.generation;
+        drop(cell);
+        self.commit_through(through).await
+    }
+
+    /// Makes the core durable up to a generation. Whoever comes while another's flush runs waits for the next one, and
+    /// all who wait share it.
+    async fn commit_through(&self, generation: u64) -> Result<(), StorageError> {
+        let mut committed = self.committed.lock().await;
+        if committed.is_some_and(|committed| committed >= generation) {
+            return Ok(());
+        }
+        let mut cell = self.lock().await;
+        let (state, local) = (cell.snapshot(), cell.local.len());
+        let pending = cell.replica.core_mut().storage_mut().begin_flush()?;
+        cell.replicator.begin_commit();
+        cell.dirty = false;
+        cell.uncommitted_bytes = 0;
+        if let Some(mut pending) = pending {
+            drop(cell);
+            // Off the runtime's threads, and not stopped when the one who waits gives up. Cancelled only when the
+            // runtime ends, panicked only on a defect of ours: the storage is not to be used on.
+            let ran = tokio::task::spawn_blocking(move || {
+                pending.run();
+                pending
+            });
+            let ran = ran.await.map_err(|_| StorageError::Closed)?;
+            cell = self.lock().await;
+            cell.replica.core_mut().storage_mut().end_flush(ran)?;
+        }
+        *committed = Some(state.generation);
+        self.durable.send_replace(state);
+        cell.announce(local);
         cell.pump(self);
         Ok(())
     }
 
-    /// Flushes a core off the runtime's threads.
-    pub(crate) async fn flush(&self, cell: Guard) -> Result<Guard, StorageError> {
-        let flushed = tokio::task::spawn_blocking(move || {
-            let mut cell = cell;
-            let result = cell.replica.core_mut().flush();
-            (cell, result)
-        });
-        // Cancelled only when the runtime ends, panicked only on a defect of ours: the storage is not to be used on.
-        let (mut cell, result) = flushed.await.map_err(|_| StorageError::Closed)?;
-        result?;
-        cell.dirty = false;
-        cell.uncommitted_bytes = 0;
-        self.durable.send_replace(cell.snapshot());
-        Ok(cell)
-    }
-
-    /// Changes the core as its owner does, durably, and tells peers. `change` returns the blocks that are new.
-    pub(crate) async fn change<E: Into<CorestoreError>>(
+    /// Changes the core as its owner does, and tells peers; durable as the store's configuration says. `change` returns
+    /// what it did and a result of its own.
+    pub(crate) async fn change<R, E: Into<CorestoreError>>(
         &self,
-        change: impl FnOnce(&mut BoxedCore) -> Result<Changed, E>,
-    ) -> Result<Guard, CorestoreError> {
+        change: impl FnOnce(&mut BoxedCore) -> Result<(Changed, R), E>,
+    ) -> Result<R, CorestoreError> {
         if self.closed.is_cancelled() {
             return Err(CorestoreError::Closed);
         }
         let mut cell = self.lock().await;
-        let Changed { added, dropped } = change(cell.replica.core_mut()).map_err(Into::into)?;
+        let (changed, result) = change(cell.replica.core_mut()).map_err(Into::into)?;
         cell.dirty = true;
         cell.recount();
         cell.note_change(self);
-        let mut cell = self.flush(cell).await?;
-        let Cell {
-            replicator, replica, ..
-        } = &mut *cell;
-        replicator.committed(replica);
-        replicator.dropped(&dropped);
-        replicator.local_change(added, replica, Instant::now());
-        cell.pump(self);
-        Ok(cell)
+        cell.local.push(changed);
+        match self.config.disk.durability {
+            Durability::Synced => {
+                let generation = cell.generation;
+                drop(cell);
+                self.commit_through(generation).await?;
+            }
+            Durability::Unsynced => {
+                let local = cell.local.len();
+                cell.announce_local(local);
+                cell.pump(self);
+            }
+        }
+        Ok(result)
     }
 }
 
 /// What a local change did.
+#[derive(Debug, Clone)]
 pub(crate) struct Changed {
     pub(crate) added: Range<u64>,
     pub(crate) dropped: Range<u64>,

@@ -10,7 +10,8 @@ use crate::bitfield::Bitfield;
 use crate::crypto::Hash;
 use crate::manifest::Manifest;
 use crate::node::Node;
-use crate::storage::{Changes, Head, Storage, StorageError};
+use crate::segment::{ContentCipher, SegmentId};
+use crate::storage::{Changes, Head, ImportedSegment, PendingFlush, Storage, StorageError};
 
 /// Discovery keys of claimed cores.
 pub(super) type Claims = Arc<Mutex<HashSet<Hash>>>;
@@ -69,5 +70,20 @@ impl Storage for Claim {
     }
     fn flush(&mut self) -> Result<(), StorageError> {
         self.storage.flush()
+    }
+    fn begin_flush(&mut self) -> Result<Option<PendingFlush>, StorageError> {
+        self.storage.begin_flush()
+    }
+    fn end_flush(&mut self, ran: PendingFlush) -> Result<(), StorageError> {
+        self.storage.end_flush(ran)
+    }
+    fn content_cipher(&self) -> Option<&ContentCipher> {
+        self.storage.content_cipher()
+    }
+    fn sealed_segment(&self, id: SegmentId) -> Result<Option<(u64, Bytes)>, StorageError> {
+        self.storage.sealed_segment(id)
+    }
+    fn import(&mut self, segment: ImportedSegment) -> Result<(), StorageError> {
+        self.storage.import(segment)
     }
 }

@@ -162,16 +162,12 @@ impl CoreHandle {
         &self,
         change: impl FnOnce(&mut BoxedCore) -> Result<R, E>,
     ) -> Result<R, CorestoreError> {
-        let mut result = None;
         let changed = |core: &mut BoxedCore| {
-            result = Some(change(core)?);
-            Ok::<_, E>(Changed {
-                added: 0..core.length(),
-                dropped: 0..0,
-            })
+            let result = change(core)?;
+            let (added, dropped) = (0..core.length(), 0..0);
+            Ok::<_, E>((Changed { added, dropped }, result))
         };
-        self.shared.change(changed).await?;
-        result.ok_or(CorestoreError::Closed)
+        self.shared.change(changed).await
     }
 
     /// A block that is held here; no peer is asked.
@@ -187,16 +183,27 @@ impl CoreHandle {
         self.with_core(|core| core.has(index)).await
     }
 
-    /// Appends blocks to a writable core; durable when it returns. Returns the new length.
+    /// Appends blocks to a writable core, under one signature; durable when it returns, unless the store is
+    /// [unsynced](crate::storage::Durability). Many may append at once: they share a sync. Returns the length behind
+    /// these blocks.
     ///
     /// # Errors
     /// [`CorestoreError::Write`] if the core is not writable or a block is too large, or [`CorestoreError::Storage`].
     pub async fn append(&self, blocks: Vec<Bytes>) -> Result<u64, CorestoreError> {
         let append = |core: &mut BoxedCore| {
             let added = core.append_batch(blocks)?;
-            Ok::<_, crate::core::WriteError>(Changed { added, dropped: 0..0 })
+            let length = added.end;
+            Ok::<_, crate::core::WriteError>((Changed { added, dropped: 0..0 }, length))
         };
-        Ok(self.shared.change(append).await?.replica.core().length())
+        self.shared.change(append).await
+    }
+
+    /// Makes everything durable that was changed or received so far, also where the store does not do so by itself.
+    ///
+    /// # Errors
+    /// [`CorestoreError::Storage`].
+    pub async fn flush(&self) -> Result<(), CorestoreError> {
+        Ok(self.shared.commit().await?)
     }
 
     /// Cuts a writable core to `length` blocks, as its next fork.
@@ -207,9 +214,9 @@ impl CoreHandle {
         let truncate = |core: &mut BoxedCore| {
             let dropped = length..core.length();
             core.truncate(length, None)?;
-            Ok::<_, crate::core::WriteError>(Changed { added: 0..0, dropped })
+            Ok::<_, crate::core::WriteError>((Changed { added: 0..0, dropped }, ()))
         };
-        self.shared.change(truncate).await.map(drop)
+        self.shared.change(truncate).await
     }
 
     /// Forgets blocks but keeps their place in the tree.
@@ -219,12 +226,10 @@ impl CoreHandle {
     pub async fn clear(&self, blocks: Range<u64>) -> Result<(), CorestoreError> {
         let clear = |core: &mut BoxedCore| {
             core.clear(blocks.clone())?;
-            Ok::<_, crate::storage::StorageError>(Changed {
-                added: 0..0,
-                dropped: blocks.clone(),
-            })
+            let (added, dropped) = (0..0, blocks.clone());
+            Ok::<_, crate::storage::StorageError>((Changed { added, dropped }, ()))
         };
-        self.shared.change(clear).await.map(drop)
+        self.shared.change(clear).await
     }
 
     /// Waits until the core is as long as the longest that a peer claims, up to the store's read timeout. Without peers it

@@ -491,3 +491,6 @@ fn list_directory(root: &Path) -> Result<Vec<Hash>, CorestoreError> {
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests;

@@ -479,6 +479,7 @@ impl Replicator {
                 peer.rescan_from(from);
             }
             self.uncommitted.remove(from..u64::MAX);
+            self.committing.remove(from..u64::MAX);
             self.dropped(&(from..applied.upgraded_from.unwrap_or(from).max(from)));
             self.again.split_off(&from);
             self.events.push_back(Event::Reorganized { from, length, fork });

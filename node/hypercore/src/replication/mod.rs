@@ -132,6 +132,8 @@ pub struct Replicator {
     reorganization: Option<Reorganization>,
     /// Blocks that were stored and are not durable yet, so not announced.
     uncommitted: BlockSet,
+    /// Blocks of a commit that began and has not ended.
+    committing: BlockSet,
     outputs: VecDeque<(PeerId, Message)>,
     events: VecDeque<Event>,
 }
@@ -158,6 +160,7 @@ impl Replicator {
             seeks: BTreeMap::new(),
             reorganization: None,
             uncommitted: BlockSet::default(),
+            committing: BlockSet::default(),
             outputs: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -263,7 +266,20 @@ impl Replicator {
 
     /// Everything stored so far is durable: tells peers about it.
     pub fn committed(&mut self, core: &impl Replica) {
+        self.begin_commit();
+        self.end_commit(core);
+    }
+
+    /// What was stored so far is about to be made durable; more may be stored before [`Replicator::end_commit`].
+    pub fn begin_commit(&mut self) {
         for blocks in self.uncommitted.take() {
+            self.committing.insert(blocks);
+        }
+    }
+
+    /// What was stored before [`Replicator::begin_commit`] is durable: tells peers about it.
+    pub fn end_commit(&mut self, core: &impl Replica) {
+        for blocks in self.committing.take() {
             for id in self.peers.keys().copied().collect::<Vec<_>>() {
                 self.announce_to(id, &blocks, core);
             }

@@ -17,7 +17,9 @@ use crate::manifest::Manifest;
 use crate::node::Node;
 use crate::segment::{ContentCipher, Decoded, Place, SegmentId};
 
-pub use disk::{DEFAULT_OPEN_FILES, DiskOptions, DiskStorage, Faults, Files, Limits};
+pub use disk::{
+    DEFAULT_OPEN_FILES, DiskOptions, DiskStorage, Durability, Faults, Files, Limits, PendingFlush,
+};
 pub use memory::MemoryStorage;
 
 /// How a failure should be treated.
@@ -147,6 +149,17 @@ pub trait Storage: Send {
     fn apply(&mut self, changes: Changes) -> Result<(), StorageError>;
     /// Returns when everything applied so far would survive a loss of power.
     fn flush(&mut self) -> Result<(), StorageError>;
+    /// Begins a flush of everything applied so far, for others to change the storage while it runs: whoever gets a
+    /// [`PendingFlush`] runs it without the storage and hands it to [`Storage::end_flush`]. None means that everything
+    /// is durable already. One at a time; one that was begun and never ended is simply begun again.
+    fn begin_flush(&mut self) -> Result<Option<PendingFlush>, StorageError> {
+        self.flush()?;
+        Ok(None)
+    }
+    /// Takes note of a flush that ran.
+    fn end_flush(&mut self, _ran: PendingFlush) -> Result<(), StorageError> {
+        Ok(())
+    }
     /// What the storage's own segments are encrypted with.
     fn content_cipher(&self) -> Option<&ContentCipher> {
         None
@@ -183,6 +196,12 @@ impl<S: Storage + ?Sized> Storage for Box<S> {
     }
     fn flush(&mut self) -> Result<(), StorageError> {
         (**self).flush()
+    }
+    fn begin_flush(&mut self) -> Result<Option<PendingFlush>, StorageError> {
+        (**self).begin_flush()
+    }
+    fn end_flush(&mut self, ran: PendingFlush) -> Result<(), StorageError> {
+        (**self).end_flush(ran)
     }
     fn content_cipher(&self) -> Option<&ContentCipher> {
         (**self).content_cipher()

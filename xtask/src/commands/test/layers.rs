@@ -206,26 +206,17 @@ pub(super) fn e2e(summary: &mut Summary, progress: &Progress, keep_cluster: bool
             dry_run(&cluster)
         });
         let dir = cluster.layout().dir().display().to_string();
-        let filter = only.map_or_else(
-            || "kind(test)".to_owned(),
-            |text| format!("kind(test) and test({text})"),
-        );
-        run_nextest_with(
-            summary,
-            progress,
-            "e2e",
-            &[
-                "--package",
-                "cumulet-e2e",
-                "--features",
-                "cluster",
-                "--profile",
-                "e2e",
-                "--filter-expr",
-                &filter,
+        let filters = match only {
+            Some(text) => vec![format!("kind(test) and test({text})")],
+            // The last takes the operator away, which all others need.
+            None => vec![
+                "kind(test) and not binary(uninstall)".to_owned(),
+                "binary(uninstall)".to_owned(),
             ],
-            &[("CUMULET_E2E_DIR", &dir)],
-        );
+        };
+        for filter in &filters {
+            e2e_tests(summary, progress, filter, &dir);
+        }
     }
     if summary.has_failures() {
         save_logs(&cluster, progress);
@@ -243,6 +234,20 @@ pub(super) fn e2e(summary: &mut Summary, progress: &Progress, keep_cluster: bool
     );
 }
 
+fn e2e_tests(summary: &mut Summary, progress: &Progress, filter: &str, dir: &str) {
+    let arguments = [
+        "--package",
+        "cumulet-e2e",
+        "--features",
+        "cluster",
+        "--profile",
+        "e2e",
+        "--filter-expr",
+        filter,
+    ];
+    run_nextest_with(summary, progress, "e2e", &arguments, &[("CUMULET_E2E_DIR", dir)]);
+}
+
 /// The cluster, with everything that the tests share.
 fn prepare(cluster: &Cluster, progress: &Progress) -> Result<()> {
     progress.step("packages of the JavaScript peers", peers::install)?;
@@ -252,7 +257,7 @@ fn prepare(cluster: &Cluster, progress: &Progress) -> Result<()> {
     let kubectl = cluster.kubectl();
     progress.step("S3 server", || stage::s3(&kubectl, &images))?;
     let bootstrap = progress.step("a DHT of its own", || peers::ensure_dht(cluster))?;
-    let default_cloud = stage::cloud_spec(1, Some(&bootstrap), None);
+    let default_cloud = stage::cloud_spec(1, std::slice::from_ref(&bootstrap), None);
     progress.step("chart", || {
         stage::install_chart(&kubectl, &images, &default_cloud)
     })

@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::storage::StorageError;
@@ -22,6 +22,8 @@ pub const DEFAULT_OPEN_FILES: usize = 256;
 #[derive(Debug)]
 pub struct Faults {
     left: AtomicI64,
+    syncs: AtomicU64,
+    fail_syncs: AtomicBool,
 }
 
 impl Faults {
@@ -29,7 +31,19 @@ impl Faults {
     pub fn after(operations: i64) -> Arc<Self> {
         Arc::new(Self {
             left: AtomicI64::new(operations),
+            syncs: AtomicU64::new(0),
+            fail_syncs: AtomicBool::new(false),
         })
+    }
+
+    /// How many times a file was synced.
+    pub fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::SeqCst)
+    }
+
+    /// From now on no sync succeeds, as on a disk that lost its connection.
+    pub fn fail_syncs(&self) {
+        self.fail_syncs.store(true, Ordering::SeqCst);
     }
 
     /// Whether the end was hit.
@@ -220,6 +234,16 @@ impl Files {
 
     pub(super) fn sync_held(&self, file: &File, path: &Path) -> Result<(), StorageError> {
         self.change()
+            .and_then(|()| match &self.faults {
+                Some(faults) if faults.fail_syncs.load(Ordering::SeqCst) => {
+                    Err(io::Error::other("stopped by a test"))
+                }
+                Some(faults) => {
+                    faults.syncs.fetch_add(1, Ordering::SeqCst);
+                    Ok(())
+                }
+                None => Ok(()),
+            })
             .and_then(|()| file.sync_data())
             .map_err(failed("sync", path))
     }

@@ -30,6 +30,8 @@ pub(super) struct Index {
     pub(super) dropped: Vec<Sealed>,
     /// Segments of which only the nodes are needed any more; their block files may go likewise.
     pub(super) hollowed: Vec<Sealed>,
+    /// Counts what was sealed.
+    pub(super) seals: u64,
     /// Bytes of the log's records that would be written again by a compaction.
     pub(super) live_block_bytes: u64,
 }
@@ -172,6 +174,7 @@ impl Index {
     }
 
     fn seal(&mut self, sealed: Sealed) {
+        self.seals += 1;
         let blocks = sealed.id.blocks();
         for older in self.segments_in(&blocks) {
             if (older.id, older.fork) != (sealed.id, sealed.fork) {

@@ -12,6 +12,7 @@
 //! content key is given).
 
 mod files;
+mod flush;
 mod index;
 mod log;
 mod seal;
@@ -21,6 +22,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
@@ -36,6 +38,7 @@ use crate::node::Node;
 use crate::segment::{ContentCipher, Place, SegmentId};
 
 pub use files::{DEFAULT_OPEN_FILES, Faults, Files};
+pub use flush::PendingFlush;
 
 /// Name of the log in a core's directory.
 const LOG_NAME: &str = "head.log";
@@ -70,6 +73,18 @@ impl Default for Limits {
     }
 }
 
+/// When a change that its owner made returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// When it is on the disk (`fdatasync`). Those who change a core at the same time share one sync.
+    #[default]
+    Synced,
+    /// When the operating system has it, as in JS hypercore: it survives the process, but a loss of power may take the
+    /// newest changes (never an older one without all that came after it). What is received from peers is still made
+    /// durable at the commit interval, and closing the store or an explicit flush still syncs.
+    Unsynced,
+}
+
 /// How a core's directory is opened.
 #[derive(Debug, Clone, Default)]
 pub struct DiskOptions {
@@ -79,6 +94,9 @@ pub struct DiskOptions {
     pub cipher: Option<ContentCipher>,
     /// When to seal and compact.
     pub limits: Limits,
+    /// When an append through a handle of a corestore returns. A [`DiskStorage`] used directly
+    /// is synced by whoever calls [`Storage::flush`].
+    pub durability: Durability,
     /// Open a damaged log for reading what lies before the damage; changes are refused then.
     pub salvage: bool,
 }
@@ -99,6 +117,8 @@ pub struct DiskStorage {
     durable_bytes: u64,
     /// The log while it has bytes that are not synced.
     dirty: Option<Arc<File>>,
+    /// Set by a sync that failed, wherever it ran.
+    sync_failed: Arc<AtomicBool>,
     /// Bytes that were cut from a torn log when it was opened.
     cut_bytes: u64,
     closed: bool,
@@ -147,6 +167,7 @@ impl DiskStorage {
             log_bytes: scan.end,
             durable_bytes: scan.end,
             dirty: None,
+            sync_failed: Arc::default(),
             cut_bytes: 0,
             closed: scan.damage.is_some(),
             look_again_at: 0,
@@ -390,9 +411,7 @@ impl Storage for DiskStorage {
     }
 
     fn apply(&mut self, mut changes: Changes) -> Result<(), StorageError> {
-        if self.closed {
-            return Err(StorageError::Closed);
-        }
+        self.check_open()?;
         if let Some(length) = changes.truncate {
             self.rescue(length, &mut changes)?;
         }
@@ -404,26 +423,21 @@ impl Storage for DiskStorage {
     }
 
     fn flush(&mut self) -> Result<(), StorageError> {
-        if self.closed {
-            return Err(StorageError::Closed);
+        match self.begin_flush()? {
+            Some(mut pending) => {
+                pending.run();
+                self.end_flush(pending)
+            }
+            None => Ok(()),
         }
-        let Some(file) = self.dirty.take() else {
-            return Ok(());
-        };
-        if let Err(error) = self.files.sync_held(&file, &self.log) {
-            // The kernel may have dropped the pages: nothing written since the last sync can be trusted.
-            self.closed = true;
-            return Err(error);
-        }
-        self.durable_bytes = self.log_bytes;
-        // Tells a later reader of the log which bytes were durable; it need not be durable itself.
-        let mut batch = Batch::new(self.generation);
-        batch.synced(self.durable_bytes);
-        batch.finish();
-        let written = self.append(&batch);
-        self.dirty = None;
-        self.remove_dropped();
-        written
+    }
+
+    fn begin_flush(&mut self) -> Result<Option<PendingFlush>, StorageError> {
+        self.begin_sync()
+    }
+
+    fn end_flush(&mut self, ran: PendingFlush) -> Result<(), StorageError> {
+        self.end_sync(ran)
     }
 
     fn content_cipher(&self) -> Option<&ContentCipher> {
@@ -431,16 +445,16 @@ impl Storage for DiskStorage {
     }
 
     fn sealed_segment(&self, id: SegmentId) -> Result<Option<(u64, Bytes)>, StorageError> {
-        let Some(sealed) = self.index.whole_segment(id) else {
+        // A plain file of a storage that encrypts by now is not what the cipher would make.
+        let same = |sealed: &&Sealed| sealed.encrypted == self.cipher.is_some();
+        let Some(sealed) = self.index.whole_segment(id).filter(same) else {
             return Ok(None);
         };
         Ok(Some((sealed.fork, self.segment_bytes(sealed)?)))
     }
 
     fn import(&mut self, segment: ImportedSegment) -> Result<(), StorageError> {
-        if self.closed {
-            return Err(StorageError::Closed);
-        }
+        self.check_open()?;
         let (place, blocks) = (segment.place, segment.place.id.blocks());
         // As a file only if it covers no larger segment's place; otherwise what is missing goes to the log.
         let fits = self

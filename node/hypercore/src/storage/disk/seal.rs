@@ -265,7 +265,8 @@ impl DiskStorage {
             return Err(error);
         }
         self.durable_bytes = self.log_bytes;
-        self.remove_dropped();
+        let (dropped, hollowed) = (self.index.dropped.clone(), self.index.hollowed.clone());
+        self.remove_dropped(&dropped, &hollowed);
         Ok(())
     }
 
@@ -285,15 +286,21 @@ impl DiskStorage {
         }
     }
 
-    /// Removes the files of dropped segments. Call it only when the log that dropped them is durable. What cannot be
-    /// removed now is a stray for the next opening.
-    pub(super) fn remove_dropped(&mut self) {
-        for sealed in std::mem::take(&mut self.index.dropped) {
-            let _ = self.files.remove(&self.segment_path(&sealed));
-            let _ = self.files.remove(&self.sidecar_path(&sealed));
+    /// Removes the files of segments whose dropping is durable, unless they are needed again. What cannot be removed now
+    /// is a stray for the next opening.
+    pub(super) fn remove_dropped(&mut self, dropped: &[Sealed], hollowed: &[Sealed]) {
+        for sealed in dropped {
+            if let Some(at) = self.index.dropped.iter().position(|gone| gone == sealed) {
+                self.index.dropped.swap_remove(at);
+                let _ = self.files.remove(&self.segment_path(sealed));
+                let _ = self.files.remove(&self.sidecar_path(sealed));
+            }
         }
-        for sealed in std::mem::take(&mut self.index.hollowed) {
-            let _ = self.files.remove(&self.segment_path(&sealed));
+        for sealed in hollowed {
+            if let Some(at) = self.index.hollowed.iter().position(|gone| gone == sealed) {
+                self.index.hollowed.swap_remove(at);
+                let _ = self.files.remove(&self.segment_path(sealed));
+            }
         }
     }
 }
