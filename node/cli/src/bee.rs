@@ -5,6 +5,7 @@ use std::io::Read;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
+use cumulet_hyperbee::union::{Found, Rule, Source, Union};
 use cumulet_hyperbee::{Bee, BeeWriter, Entry, Operation, Range, WriteOptions};
 use cumulet_hypercore::key::to_hex;
 use serde::Serialize;
@@ -92,6 +93,26 @@ pub(crate) enum BeeCommand {
         #[arg(long, value_name = "COUNT")]
         limit: Option<u64>,
     },
+    /// Lists changes as they come, until Ctrl-C.
+    #[command(after_help = "Example:\n  cumulet bee watch pear://<key> --prefix user/ --json")]
+    Watch {
+        /// The bee: a name, key or link.
+        bee: String,
+        #[command(flatten)]
+        keys: Keys,
+    },
+    /// Reads several bees as one: of a key that many have, the first bee's entry counts.
+    #[command(
+        subcommand_precedence_over_arg = true,
+        after_help = "Examples:\n  cumulet bee union mine pear://<key> ls --prefix user/\n  cumulet bee union mine pear://<key> get colour"
+    )]
+    Union {
+        /// The bees: names, keys or links, the one that counts most first.
+        #[arg(required = true)]
+        bees: Vec<String>,
+        #[command(subcommand)]
+        read: UnionRead,
+    },
     /// Hashes what is stored, and walks the tree.
     #[command(after_help = "Example:\n  cumulet bee verify settings\nEnds with 4 when something is damaged.")]
     Verify {
@@ -107,6 +128,21 @@ pub(crate) enum BeeCommand {
     /// Lets peers have what the store holds, until Ctrl-C.
     #[command(visible_alias = "share", after_help = serve::EXAMPLES)]
     Serve(ServeOptions),
+}
+
+/// How to read a union.
+#[derive(Debug, Subcommand)]
+pub(crate) enum UnionRead {
+    /// Lists entries in the order of their keys.
+    Ls {
+        #[command(flatten)]
+        keys: Keys,
+    },
+    /// Writes a key's value to stdout.
+    Get {
+        /// The key.
+        key: String,
+    },
 }
 
 /// Which state of a bee to look at.
@@ -316,6 +352,8 @@ pub(crate) async fn run(session: &mut Session, command: BeeCommand) -> Result {
             reverse,
             limit,
         } => history(session, &bee, from, reverse, limit).await,
+        BeeCommand::Watch { bee, keys } => watch(session, &bee, &keys).await,
+        BeeCommand::Union { bees, read } => union(session, &bees, &read).await,
         BeeCommand::Verify { bee } => verify(session, &bee).await,
         BeeCommand::Info { bee } => {
             let target = session.target(&bee)?;
@@ -456,6 +494,93 @@ async fn history(session: &mut Session, text: &str, from: u64, reverse: bool, li
         left -= 1;
     }
     Ok(())
+}
+
+/// Shows changes until the command is interrupted.
+async fn watch(session: &mut Session, text: &str, keys: &Keys) -> Result {
+    let target = session.target(text)?;
+    session.follow_news = true;
+    let core = session.core(&target).await?;
+    must_be_bee(text, &core).await?;
+    // Blocks come with the news, so that they can be read when the peer is gone.
+    let wish = core
+        .handle()
+        .download(core.handle().state().length..u64::MAX)
+        .await;
+    let bee = Bee::new(core);
+    let mut watcher = bee.watch(keys.range());
+    session
+        .out
+        .note(format_args!("watching {text} at version {}", bee.version()));
+    loop {
+        let change = watcher.next().await?;
+        if change.forked {
+            session
+                .out
+                .note("the bee was cut back or replaced; what changed can't be told");
+            continue;
+        }
+        let mut diff = change.current.diff(change.previous.version(), keys.range());
+        while let Some(change) = diff.next().await? {
+            session
+                .out
+                .show(&ChangeShown::new(change.left.as_ref(), change.right.as_ref()))?;
+        }
+        session.out.flush()?;
+        // The wish lives as long as the loop.
+        let _ = &wish;
+    }
+}
+
+/// An entry of a union, with the bee that it is from.
+#[derive(Debug, Serialize)]
+struct UnionEntryShown {
+    source: String,
+    #[serde(flatten)]
+    entry: EntryShown,
+}
+
+impl fmt::Display for UnionEntryShown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\t{}", self.entry, self.source)
+    }
+}
+
+async fn union(session: &mut Session, names: &[String], read: &UnionRead) -> Result {
+    let mut sources = Vec::new();
+    for name in names {
+        let view = View {
+            version: None,
+            sub: None,
+        };
+        let bee = open(session, name, &view).await?;
+        sources.push(Source::new(name.as_str(), bee).may_be_empty());
+    }
+    let union = Union::new(sources, Rule::First);
+    let shown = |found: &Found| UnionEntryShown {
+        source: union.name(found.source).to_owned(),
+        entry: EntryShown::new(&found.entry),
+    };
+    match read {
+        UnionRead::Ls { keys } => {
+            let mut cursor = union.range(keys.range());
+            while let Some(merged) = cursor.next().await? {
+                session.out.show(&shown(merged.winner()))?;
+            }
+            Ok(())
+        }
+        UnionRead::Get { key } => {
+            let Some(merged) = union.get(key).await?.merged else {
+                return Err(Failure::not_found(format!("none of the bees has the key {key}")));
+            };
+            if session.out.json {
+                return session.out.show(&shown(merged.winner()));
+            }
+            session
+                .out
+                .bytes(merged.winner().entry.value.as_deref().unwrap_or_default())
+        }
+    }
 }
 
 /// What verifying a bee found.

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt::Display;
 
+use cumulet_hyperbee::union::UnionError;
 use cumulet_hyperbee::{BeeError, BlocksError, ErrorKind};
 use cumulet_hypercore::corestore::CorestoreError;
 use cumulet_hypercore::storage::{self, StorageError};
@@ -149,6 +150,8 @@ fn kind_of(error: &(dyn Error + 'static)) -> Option<Kind> {
     } else if let Some(error) = error.downcast_ref::<BlocksError>() {
         of_archive(ErrorKind::of_blocks(error))
     } else if let Some(error) = error.downcast_ref::<BeeError>() {
+        of_archive(error.kind())
+    } else if let Some(error) = error.downcast_ref::<UnionError>() {
         of_archive(error.kind())
     } else if let Some(error) = error.downcast_ref::<DriveError>() {
         of_archive(error.kind())

@@ -394,9 +394,3 @@ async fn walk(drive: &PlainDrive, verified: &mut DriveVerified) -> Result {
         }
     }
 }
-
-/// Ends a command that waits for an algorithm of the crates below.
-#[expect(dead_code, reason = "until mirror and watch are wired up")]
-pub(crate) fn not_built(what: &str) -> Failure {
-    Failure::new(Kind::Failed, format!("{what} is not built yet"))
-}

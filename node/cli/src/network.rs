@@ -149,12 +149,13 @@ impl Network {
         if self.swarm.is_some() {
             return Ok(());
         }
+        let named = || bootstrap.iter().filter(|node| !node.is_empty());
         let config = DhtConfig {
             bind: Ipv4Addr::UNSPECIFIED,
-            bootstrap: if bootstrap.is_empty() {
+            bootstrap: if named().next().is_none() {
                 DhtConfig::public_bootstrap()
             } else {
-                bootstrap.to_vec()
+                named().cloned().collect()
             },
             ephemeral: Some(true),
             ..DhtConfig::default()

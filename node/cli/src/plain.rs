@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cumulet_hyperbee::{AppendBlocks, Blocks, BlocksError};
+use cumulet_hyperbee::{AppendBlocks, Blocks, BlocksError, Seen, WatchBlocks};
 use cumulet_hypercore::corestore::{CoreHandle, CorestoreError};
 use cumulet_hypercore::encryption::{BlockCipher, PADDING};
 
@@ -76,6 +76,10 @@ impl Blocks for PlainCore {
         self.handle.length()
     }
 
+    fn fork(&self) -> u64 {
+        self.handle.fork()
+    }
+
     async fn get(&self, index: u64) -> Result<Bytes, BlocksError> {
         let block = Blocks::get(&self.handle, index).await?;
         self.open(index, block)
@@ -105,5 +109,11 @@ impl AppendBlocks for PlainCore {
                 source: Box::new(error),
             }),
         }
+    }
+}
+
+impl WatchBlocks for PlainCore {
+    async fn changed(&self, seen: Seen) -> Result<(), BlocksError> {
+        self.handle.changed(seen).await
     }
 }

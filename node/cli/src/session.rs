@@ -31,6 +31,8 @@ pub(crate) struct Session {
     pub(crate) options: Global,
     store: Option<Arc<Store>>,
     network: Option<Arc<Network>>,
+    /// Whether the network is asked for news of archives that are held whole: for commands that wait for them.
+    pub(crate) follow_news: bool,
     /// Cores that were made for this command and hold nothing yet: forgotten again if that stays so.
     empty: Vec<Hash>,
 }
@@ -62,6 +64,7 @@ impl Session {
             options,
             store: None,
             network: None,
+            follow_news: false,
             empty: Vec::new(),
         }
     }
@@ -269,7 +272,11 @@ impl Session {
         let state = found.as_ref().map(CoreHandle::state).unwrap_or_default();
         let is_whole = state.length > 0 && state.contiguous_length == state.length;
         let online = !self.options.offline
-            && (!is_whole || self.options.update || !self.options.peer.is_empty() || self.network.is_some());
+            && (!is_whole
+                || self.follow_news
+                || self.options.update
+                || !self.options.peer.is_empty()
+                || self.network.is_some());
         if must_exist && !online && state.length == 0 {
             return Err(
                 Failure::not_found(format!("the store does not hold {shown}")).hint(
@@ -315,7 +322,7 @@ impl Session {
         if let Some(network) = &self.network {
             return Ok(Arc::clone(network));
         }
-        let swarm = self.options.peer.is_empty() || !self.options.bootstrap.is_empty();
+        let swarm = self.options.peer.is_empty();
         let network = self.new_network(swarm).await?;
         let mut failed = None;
         for address in &self.options.peer {

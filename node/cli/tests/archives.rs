@@ -36,7 +36,10 @@ fn a_bee_gives_back_what_was_put_in_the_order_and_range_asked_for() {
     };
     assert_eq!(keys(&[]), ["a/1", "a/2", "b", "c", "raw"]);
     assert_eq!(keys(&["--prefix", "a/"]), ["a/1", "a/2"]);
-    assert_eq!(keys(&["--gt", "a/1", "--lte", "c", "--reverse"]), ["c", "b", "a/2"]);
+    assert_eq!(
+        keys(&["--gt", "a/1", "--lte", "c", "--reverse"]),
+        ["c", "b", "a/2"]
+    );
     assert_eq!(keys(&["--gte", "b", "--limit", "1"]), ["b"]);
     assert_eq!(keys(&["--version", "3"]), ["a/2", "b"]);
     user.fails(&["bee", "ls", "b", "--version", "99"], 3);
@@ -77,7 +80,10 @@ fn a_bee_a_drive_and_a_core_are_not_taken_for_one_another() {
     user.ok(&["bee", "put", "b", "k", "v"]);
     user.ok_fed(&["drive", "put", "d", "/x"], b"x");
     assert!(user.fails(&["bee", "ls", "c"], 1).contains("not a bee"));
-    assert!(user.fails(&["bee", "put", "c", "k", "v"], 1).contains("not a bee"));
+    assert!(
+        user.fails(&["bee", "put", "c", "k", "v"], 1)
+            .contains("not a bee")
+    );
     user.fails(&["bee", "put", "d", "k", "v"], 1);
     user.fails(&["drive", "put", "b", "/x"], 1);
     user.fails(&["drive", "ls", "b"], 1);
@@ -92,18 +98,31 @@ fn files_of_a_drive_come_back_whole_in_part_and_as_they_were() {
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     let put = user.json(&["drive", "put", "d", "/in/a folder/big.bin", &path]);
     assert_eq!(put["bytes"], 700_000);
-    user.ok_fed(&["drive", "put", "d", "now.txt", "--metadata", r#"{"n": 1}"#], b"first");
+    user.ok_fed(
+        &["drive", "put", "d", "now.txt", "--metadata", r#"{"n": 1}"#],
+        b"first",
+    );
     let version = user.json(&["drive", "info", "d"])["version"].to_string();
     user.ok_fed(&["drive", "put", "d", "now.txt"], b"second");
     user.ok(&["drive", "symlink", "d", "/newest", "/now.txt"]);
 
     assert_eq!(user.bytes(&["drive", "cat", "d", "/in/a folder/big.bin"]), big);
     assert_eq!(
-        user.bytes(&["drive", "cat", "d", "/in/a folder/big.bin", "--range", "65530..200001"]),
+        user.bytes(&[
+            "drive",
+            "cat",
+            "d",
+            "/in/a folder/big.bin",
+            "--range",
+            "65530..200001"
+        ]),
         big[65_530..200_001]
     );
     assert_eq!(user.ok(&["drive", "cat", "d", "newest"]), "second");
-    assert_eq!(user.ok(&["drive", "cat", "d", "now.txt", "--version", &version]), "first");
+    assert_eq!(
+        user.ok(&["drive", "cat", "d", "now.txt", "--version", &version]),
+        "first"
+    );
     let key = put["key"].as_str().unwrap();
     let link = format!("dat://{key}+{version}/now.txt");
     assert_eq!(user.ok(&["drive", "cat", &link]), "first");
@@ -112,13 +131,25 @@ fn files_of_a_drive_come_back_whole_in_part_and_as_they_were() {
     let mode = std::fs::metadata(user.path("copy")).unwrap().permissions().mode();
     assert_eq!(mode & 0o100, 0o100);
 
-    assert_eq!(user.ok(&["drive", "ls", "d"]), "/in/\n/newest -> /now.txt\n/now.txt\t6\n");
+    assert_eq!(
+        user.ok(&["drive", "ls", "d"]),
+        "/in/\n/newest -> /now.txt\n/now.txt\t6\n"
+    );
     let all = user.lines(&["drive", "ls", "d", "--recursive"]);
-    assert_eq!(field(&all, "path"), ["/in/a folder/big.bin", "/newest", "/now.txt"]);
-    assert_eq!((&all[0]["executable"], &all[0]["size"]), (&json!(true), &json!(700_000)));
+    assert_eq!(
+        field(&all, "path"),
+        ["/in/a folder/big.bin", "/newest", "/now.txt"]
+    );
+    assert_eq!(
+        (&all[0]["executable"], &all[0]["size"]),
+        (&json!(true), &json!(700_000))
+    );
     let old = user.lines(&["drive", "ls", "d", "-r", "--version", &version]);
     assert_eq!(old[1]["metadata"], json!({"n": 1}));
-    assert_eq!(user.ok(&["drive", "diff", "d", &version]), "+ /newest\n~ /now.txt\n");
+    assert_eq!(
+        user.ok(&["drive", "diff", "d", &version]),
+        "+ /newest\n~ /now.txt\n"
+    );
 
     user.ok(&["drive", "del", "d", "now.txt"]);
     user.fails(&["drive", "cat", "d", "now.txt"], 3);
@@ -127,4 +158,21 @@ fn files_of_a_drive_come_back_whole_in_part_and_as_they_were() {
     user.fails(&["drive", "put", "d", "/../x"], 1);
     user.fails(&["drive", "cat", "d"], 2);
     assert!(user.fails(&["drive", "cat", "d", "/in"], 3).contains("drive ls"));
+}
+
+#[test]
+fn a_union_of_bees_shows_the_first_ones_entries_over_those_of_the_next() {
+    let user = User::new();
+    for (bee, key, value) in [("a", "x", "a's"), ("b", "x", "b's"), ("b", "y", "b's")] {
+        user.ok(&["bee", "put", bee, key, value]);
+    }
+    assert_eq!(
+        user.ok(&["bee", "union", "a", "b", "ls"]),
+        "x\ta's\ta\ny\tb's\tb\n"
+    );
+    assert_eq!(user.ok(&["bee", "union", "b", "a", "get", "x"]), "b's");
+    let found = user.json(&["bee", "union", "a", "b", "get", "y"]);
+    assert_eq!((&found["source"], &found["value"]), (&json!("b"), &json!("b's")));
+    user.fails(&["bee", "union", "a", "b", "get", "z"], 3);
+    user.fails(&["bee", "union", "a"], 2);
 }

@@ -110,11 +110,11 @@ fn secrets_are_the_owners_alone_and_shown_only_when_asked_for() {
     assert_eq!(secret.len(), 128);
     assert_eq!(json!(&secret[64..]), shown["manifest"]["signers"][0]);
     assert!(!user.ok(&["core", "info", "notes"]).contains(&secret[..64]));
-    let mode = std::fs::metadata(user.store().join("primary-key"))
+    let rights = std::fs::metadata(user.store().join("primary-key"))
         .unwrap()
         .permissions()
         .mode();
-    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(rights & 0o777, 0o600);
 }
 
 #[test]

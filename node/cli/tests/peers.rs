@@ -4,8 +4,11 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
 use serde_json::json;
-use support::{User, noise};
+use support::{User, interrupt, noise};
 
 fn key_of(user: &User, kind: &str, name: &str) -> String {
     user.json(&[kind, "info", name])["key"]
@@ -146,4 +149,60 @@ fn a_peer_that_is_not_there_or_has_not_got_it_is_said_in_time() {
     );
     assert!(said.contains("no peer that has"), "{said}");
     assert_eq!(bob.lines(&["core", "ls"]).len(), 0);
+}
+
+#[test]
+fn a_watch_tells_of_changes_that_come_by_way_of_another_peer() {
+    let [alice, bob, carol] = [User::new(), User::new(), User::new()];
+    alice.ok(&["bee", "put", "b", "old", "1"]);
+    let key = key_of(&alice, "bee", "b");
+    let server = alice.serve(&["bee", "serve", "--listen", "127.0.0.1:0", "--no-announce"]);
+    bob.ok(&["bee", "ls", &key, "--peer", &server.listen()]);
+    drop(server);
+    alice.ok(&["bee", "put", "b", "new", "2"]);
+
+    // Carol watches bob, who has the old version and follows.
+    let follow = [
+        "bee",
+        "serve",
+        &key,
+        "--follow",
+        "--listen",
+        "127.0.0.1:0",
+        "--no-announce",
+    ];
+    let mut bob = bob.serve(&follow);
+    let peer = bob.listen();
+    let mut watching = carol
+        .command(&["bee", "watch", &key, "--json", "--peer", &peer])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stderr = BufReader::new(watching.stderr.take().unwrap());
+    stderr.read_line(&mut line).unwrap();
+    assert!(line.contains("at version 2"), "{line}");
+
+    // Then alice comes to bob with the new one.
+    let alice = alice.serve(&[
+        "bee",
+        "serve",
+        "--peer",
+        &peer,
+        "--listen",
+        "127.0.0.1:0",
+        "--no-announce",
+    ]);
+    let mut stdout = BufReader::new(watching.stdout.take().unwrap());
+    line.clear();
+    stdout.read_line(&mut line).unwrap();
+    let change: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(
+        (&change["new"]["key"], &change["old"]),
+        (&json!("new"), &json!(null))
+    );
+    assert_eq!(interrupt(&mut watching), Some(130));
+    drop(alice);
+    assert_eq!(bob.interrupt(), Some(130));
 }
