@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     /// How often each row is measured.
     #[arg(long)]
     rounds: Option<usize>,
-    /// Only rows whose name contains this, or one of these with commas between.
+    /// Only rows whose name contains this, or any of several with | between.
     #[arg(long, value_name = "PATTERN")]
     row: Option<String>,
     #[command(flatten)]
@@ -201,7 +201,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut plans = (comparison.rows)();
     if let Some(pattern) = &arguments.row {
         let known: Vec<&str> = plans.iter().map(|plan| plan.name).collect();
-        let patterns: Vec<String> = pattern.split(',').map(str::to_lowercase).collect();
+        let patterns: Vec<String> = pattern.split('|').map(str::to_lowercase).collect();
         let matches = |name: &str, pattern: &String| name.to_lowercase().contains(pattern);
         for pattern in &patterns {
             if !known.iter().any(|name| matches(name, pattern)) {

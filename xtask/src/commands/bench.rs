@@ -22,7 +22,7 @@ enum Comparison {
 #[command(after_help = "Examples:
   cargo xtask bench core                      the whole comparison, as a table
   cargo xtask bench core --row append         the rows whose name contains \"append\"
-  cargo xtask bench core --row bee,drive      several kinds of rows
+  cargo xtask bench core --row 'bee|drive'    several kinds of rows
   cargo xtask bench core --rounds 1           a quick look
   cargo xtask bench first-replication         a drive from a JavaScript peer to the node, and to JavaScript
   cargo xtask bench core --json > core.json   one JSON object, nothing else, on standard output
@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     /// How often each row is measured.
     #[arg(long)]
     rounds: Option<usize>,
-    /// Only rows whose name contains this, or one of these with commas between.
+    /// Only rows whose name contains this, or any of several with | between.
     #[arg(long, value_name = "PATTERN")]
     row: Option<String>,
     /// Folder for what is written, emptied before and after; must be on a disk. Default: in cargo's target folder.
