@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cumulet_secret_stream::noise::KeyPair;
 
 use super::{Event, Node, NodeConfig, Output};
 use crate::rpc::RpcConfig;
@@ -117,6 +118,7 @@ impl Sim {
             rpc,
             local_addresses: vec![address],
             unix_ms: 1_800_000_000_000,
+            key_pair: KeyPair::from_seed(self.entropy.array()),
         };
         let mut node = Node::new(config, self.entropy.fork(), self.now);
         let bootstrap: Vec<_> = self
@@ -230,6 +232,11 @@ impl Sim {
                     host.next_port += 1;
                     host.sockets.insert(socket, host.next_port);
                 }
+                // What happens at relays is tested with real ones.
+                Output::PairAtRelay { .. }
+                | Output::ConnectRelayed { .. }
+                | Output::MoveStream { .. }
+                | Output::ReleaseRelay(_) => {}
                 // A socket lives on while a stream uses it; in here all do.
                 Output::CloseSocket(_) => {}
                 Output::Event(event) => host.events.push(event),

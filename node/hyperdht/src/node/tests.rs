@@ -1,6 +1,11 @@
 //! The node in a simulated network.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_precision_loss,
+    reason = "tests"
+)]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -10,7 +15,7 @@ use cumulet_secret_stream::noise::KeyPair;
 
 use super::client::ConnectRequest;
 use super::simulation::{NatKind, Sim};
-use super::{Event, Goal, ServerId};
+use super::{Event, Goal, ServerId, ServerOptions};
 use crate::messages::{Handshake, mode};
 use crate::vectors::{bytes, cases};
 use crate::{ConnectError, Entropy};
@@ -23,7 +28,7 @@ fn listen(sim: &mut Sim, host: usize, byte: u8) -> ServerId {
     let now = sim.now;
     let server = sim.hosts[host]
         .node
-        .listen(now, key_pair(byte), None, false)
+        .listen(now, key_pair(byte), ServerOptions::default())
         .unwrap();
     let announced = sim.run_until(Duration::from_secs(20), |sim| {
         sim.hosts[host]
@@ -40,6 +45,8 @@ fn connect(sim: &mut Sim, host: usize, byte: u8) {
         public_key: *key_pair(byte).public_key(),
         key_pair: key_pair(200),
         relay_addresses: vec![],
+        relay_through: vec![],
+        never_punch: false,
     };
     let now = sim.now;
     sim.hosts[host].node.connect(now, request);
@@ -298,4 +305,75 @@ fn no_datagram_makes_a_node_panic_or_answer_without_bound() {
     assert!(answered > 100, "some of it was understood");
     sim.run(Duration::from_secs(30));
     assert!(sim.hosts[0].node.is_persistent());
+}
+
+#[test]
+fn no_unproven_question_brings_more_than_three_times_its_bytes_beyond_the_ration() {
+    use crate::messages::command;
+    use crate::rpc::{EXCESS_RATION, WireRequest};
+    let mut sim = Sim::dht(71, 24);
+    let value = Bytes::from(vec![7; 1_000]);
+    let target = crate::hash(&[&value]);
+    let now = sim.now;
+    let put = Goal::ImmutablePut { value: value.clone() };
+    sim.hosts[1].node.operate(now, put);
+    let _server = listen(&mut sim, 0, 1);
+    sim.run(Duration::from_secs(10));
+    let holder = (0..sim.hosts.len())
+        .find(|index| sim.hosts[*index].node.stored_len() > 0)
+        .unwrap();
+    let own = crate::hash(&[key_pair(1).public_key()]);
+    let cases = [
+        ("PING", true, 0, holder, target),
+        ("FIND_NODE", true, 2, holder, target),
+        ("unknown command", true, 99, holder, target),
+        ("FIND_PEER", false, command::FIND_PEER, 0, own),
+        ("LOOKUP", false, command::LOOKUP, 0, own),
+        ("IMMUTABLE_GET", false, command::IMMUTABLE_GET, holder, target),
+        ("PEER_HANDSHAKE", false, command::PEER_HANDSHAKE, holder, target),
+    ];
+    let handshake = Handshake {
+        mode: mode::FROM_CLIENT,
+        noise: Some(Bytes::from_static(&[0; 48])),
+        peer_address: None,
+        relay_address: None,
+    };
+    for (number, (name, internal, command, host, target)) in (0_u8..).zip(cases) {
+        let victim = SocketAddrV4::new(Ipv4Addr::new(9, 9, 9, number), 999);
+        let request = WireRequest {
+            tid: 1,
+            to: sim.hosts[host].address,
+            id: None,
+            token: None,
+            internal,
+            command,
+            target: (command != 0 || !internal).then_some(target),
+            value: (command == command::PEER_HANDSHAKE && !internal).then(|| handshake.encode()),
+        };
+        let data = request.encode();
+        let (mut asked, mut first) = (0, None);
+        let before = sim.hosts[host].sent.len();
+        for _ in 0..20_000 {
+            sim.inject(host, victim, &data);
+            asked += data.len();
+        }
+        let mut answered = 0;
+        for transmit in &sim.hosts[host].sent[before..] {
+            if transmit.to == victim {
+                answered += transmit.data.len();
+                first.get_or_insert(transmit.data.len());
+            }
+        }
+        let first = first.unwrap_or(0);
+        let factor = answered as f64 / asked as f64;
+        eprintln!(
+            "{name}: request {}, first reply {first} bytes, all in all x {factor:.2}",
+            data.len()
+        );
+        let allowed = 3 * asked + EXCESS_RATION.0 as usize;
+        assert!(answered <= allowed, "{name}: {answered} bytes for {asked}");
+        if name == "IMMUTABLE_GET" {
+            assert!(first > value.len(), "an ordinary question is answered in full");
+        }
+    }
 }
