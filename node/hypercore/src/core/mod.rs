@@ -14,6 +14,7 @@ mod reorg;
 mod seek;
 mod segments;
 mod verify;
+mod verify_blocks;
 
 use std::ops::Range;
 
@@ -35,6 +36,7 @@ pub use reorg::{Reorg, ReorgWant};
 pub use seek::SeekResult;
 pub use segments::CoreSegmentError;
 pub use verify::{Applied, VerifyError};
+pub use verify_blocks::BlockResults;
 
 /// Largest block that is appended here, as in JS; what peers send is not held to it.
 pub const MAX_BLOCK_BYTES: usize = 15 * 1024 * 1024;
