@@ -320,7 +320,7 @@ fn no_unproven_question_brings_more_than_three_times_its_bytes_beyond_the_ration
     let _server = listen(&mut sim, 0, 1);
     sim.run(Duration::from_secs(10));
     let holder = (0..sim.hosts.len())
-        .find(|index| sim.hosts[*index].node.stored_len() > 0)
+        .find(|index| sim.hosts[*index].node.store.immutable_get(&target).is_some())
         .unwrap();
     let own = crate::hash(&[key_pair(1).public_key()]);
     let cases = [
@@ -376,4 +376,95 @@ fn no_unproven_question_brings_more_than_three_times_its_bytes_beyond_the_ration
             assert!(first > value.len(), "an ordinary question is answered in full");
         }
     }
+}
+
+/// A client and a server behind NATs, and the relay that the server names; returns the hosts once both sides are relayed.
+fn relayed(sim: &mut Sim) -> (usize, usize) {
+    let relay = sim.public();
+    listen(sim, relay, 9);
+    let (server, client) = (sim.behind(NatKind::Consistent), sim.behind(NatKind::Consistent));
+    let options = ServerOptions {
+        relay_through: vec![*key_pair(9).public_key()],
+        ..ServerOptions::default()
+    };
+    let now = sim.now;
+    sim.hosts[server].node.listen(now, key_pair(1), options).unwrap();
+    sim.run(Duration::from_secs(20));
+    sim.loses_probes = true;
+    connect(sim, client, 1);
+    let reached = sim.run_until(Duration::from_secs(10), |sim| {
+        [server, client]
+            .iter()
+            .all(|host| !sim.hosts[*host].pair_orders.is_empty())
+    });
+    assert!(reached, "both sides come to the relay");
+    let [ours, theirs] = [server, client].map(|host| &sim.hosts[host].pair_orders[0].1);
+    assert_eq!(ours.token, theirs.token);
+    assert_eq!((ours.is_initiator, theirs.is_initiator), (true, false));
+    for host in [server, client] {
+        let (now, id) = (sim.now, sim.hosts[host].pair_orders[0].0);
+        sim.hosts[host].node.on_relay_paired(now, id, 77);
+    }
+    let named = Some(*key_pair(9).public_key());
+    let handed_over = sim.run_until(Duration::from_millis(1), |sim| {
+        let has = |host: usize| {
+            sim.hosts[host].events.iter().any(|event| {
+                matches!(event, Event::Accepted { relay, .. } | Event::Connected { relay, .. } if *relay == named)
+            })
+        };
+        has(server) && has(client)
+    });
+    assert!(handed_over, "the application need not wait for the punch");
+    (server, client)
+}
+
+#[test]
+fn a_relayed_connection_moves_when_the_punch_gets_through_and_then_lets_the_relay_go() {
+    let mut sim = Sim::dht(81, 6);
+    let (server, client) = relayed(&mut sim);
+    sim.run(Duration::from_secs(2));
+    assert!(sim.hosts[client].moved.is_empty());
+    sim.loses_probes = false;
+    let moved = sim.run_until(Duration::from_secs(15), |sim| {
+        [server, client]
+            .iter()
+            .all(|host| !sim.hosts[*host].moved.is_empty())
+    });
+    assert!(moved);
+    sim.run(Duration::from_secs(10));
+    for host in [server, client] {
+        assert!(
+            sim.hosts[host].released.is_empty(),
+            "nothing arrived directly yet"
+        );
+        let (now, id) = (sim.now, sim.hosts[host].moved[0]);
+        sim.hosts[host].node.on_direct_confirmed(now, id);
+    }
+    sim.run(Duration::from_secs(10));
+    for host in [server, client] {
+        assert_eq!(sim.hosts[host].moved.len(), 1);
+        assert_eq!(sim.hosts[host].released, sim.hosts[host].moved);
+        assert_eq!(sim.hosts[host].node.counters().relayed_upgraded, 1);
+    }
+    assert_eq!(failure(&sim, client), None);
+}
+
+#[test]
+fn a_relayed_connection_stays_when_no_punch_gets_through_and_breaks_with_its_relay() {
+    let mut sim = Sim::dht(82, 6);
+    let (server, client) = relayed(&mut sim);
+    sim.run(Duration::from_mins(3));
+    for host in [server, client] {
+        assert!(sim.hosts[host].moved.is_empty() && sim.hosts[host].released.is_empty());
+    }
+    assert_eq!(failure(&sim, client), None);
+    let before = sim.hosts[client].streams.len();
+    let (now, id) = (sim.now, sim.hosts[client].pair_orders[0].0);
+    sim.hosts[client].node.on_relay_lost(now, id);
+    sim.run(Duration::from_secs(1));
+    assert_eq!(
+        sim.hosts[client].streams.len(),
+        before - 1,
+        "its stream is destroyed"
+    );
 }
