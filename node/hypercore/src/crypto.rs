@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::LazyLock;
 
-use blake2b_simd::Params;
+use blake2b_simd::{Params, many};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
 use crate::node::Node;
@@ -98,6 +98,30 @@ pub fn leaf_hash(block: &[u8]) -> Hash {
     hash(&[&[0], &(block.len() as u64).to_le_bytes(), block])
 }
 
+/// The [`leaf_hash`]es of blocks, several at a time: about twice as fast as one after the other where the processor has
+/// 256-bit registers.
+pub fn leaf_hashes<B: AsRef<[u8]>>(blocks: &[B]) -> Vec<Hash> {
+    let mut hashes = Vec::with_capacity(blocks.len());
+    let mut states = Vec::with_capacity(many::MAX_DEGREE);
+    for blocks in blocks.chunks(many::degree()) {
+        states.clear();
+        for block in blocks {
+            let mut state = Params::new().hash_length(32).to_state();
+            state
+                .update(&[0])
+                .update(&(block.as_ref().len() as u64).to_le_bytes());
+            states.push(state);
+        }
+        many::update_many(states.iter_mut().zip(blocks));
+        for state in &states {
+            let mut digest = [0; 32];
+            digest.copy_from_slice(state.finalize().as_bytes());
+            hashes.push(digest);
+        }
+    }
+    hashes
+}
+
 /// Hash of an inner node: H(1 ‖ sum of sizes ‖ left hash ‖ right hash). `left` is the child with the smaller index.
 pub fn parent_hash(left: &Node, right: &Node) -> Hash {
     hash(&[
@@ -171,4 +195,18 @@ pub fn verify(public_key: &PublicKey, message: &[u8], signature: &[u8]) -> bool 
         return false;
     };
     key.verify_strict(message, &signature).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_hashed_together_have_the_hashes_of_each() {
+        for count in 0..20_usize {
+            let blocks: Vec<Vec<u8>> = (0..count).map(|i| vec![i as u8; i * i * 41]).collect();
+            let each: Vec<Hash> = blocks.iter().map(|block| leaf_hash(block)).collect();
+            assert_eq!(leaf_hashes(&blocks), each);
+        }
+    }
 }
