@@ -1,14 +1,16 @@
-//! Real JavaScript peers and a DHT of their own, in the cluster's network.
+//! Real JavaScript peers and a DHT of their own, at a [`Site`]: in the cluster's network, or on this machine's own.
 //!
 //! A peer is driven by JSON lines (`e2e/js/peer.mjs` lists them). Its input is a named pipe that the peer itself holds
 //! open and its output a file, so that a peer can outlive the command that started it: the demo's does. A peer of a test
-//! ends when the handle is dropped; whatever is forgotten ends with the cluster, which knows every peer.
+//! ends when the handle is dropped; whatever is forgotten ends with the site, which knows every peer.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -44,6 +46,115 @@ impl std::fmt::Display for Bootstrap {
     }
 }
 
+impl std::str::FromStr for Bootstrap {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (host, port) = text
+            .rsplit_once(':')
+            .with_context(|| format!("{text} is not of the form HOST:PORT"))?;
+        let port = port.parse().with_context(|| format!("{port} is not a port"))?;
+        if host.is_empty() || port == 0 {
+            bail!("{text} is not of the form HOST:PORT");
+        }
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+/// Where peers run.
+pub trait Site {
+    /// Their files.
+    fn folder(&self) -> PathBuf;
+    /// The address that they are bound to.
+    fn host(&self) -> IpAddr;
+    /// A program that will run in the site's network.
+    fn command(&self, program: &Path) -> Result<Command>;
+    /// Remembers a process, which ends with the site.
+    fn adopt(&self, process: Process) -> Result<()>;
+    /// Whether a process of this name was adopted and runs.
+    fn has_adopted(&self, name: &str) -> Result<bool>;
+}
+
+impl Site for Cluster {
+    fn folder(&self) -> PathBuf {
+        self.layout().at("peers")
+    }
+
+    fn host(&self) -> IpAddr {
+        NODE_IP.into()
+    }
+
+    fn command(&self, program: &Path) -> Result<Command> {
+        self.command_in_network(program)
+    }
+
+    fn adopt(&self, process: Process) -> Result<()> {
+        Cluster::adopt(self, process)
+    }
+
+    fn has_adopted(&self, name: &str) -> Result<bool> {
+        Cluster::has_adopted(self, name)
+    }
+}
+
+/// This machine, for a cluster that is elsewhere. What was started ends when it is dropped.
+#[derive(Debug)]
+pub struct Machine {
+    folder: PathBuf,
+    host: IpAddr,
+    processes: Mutex<Vec<Process>>,
+}
+
+impl Machine {
+    /// Peers with their files in `folder`, bound to `host`, which must be an address that the cluster reaches.
+    pub fn new(folder: PathBuf, host: IpAddr) -> Self {
+        Self {
+            folder,
+            host,
+            processes: Mutex::default(),
+        }
+    }
+
+    fn processes(&self) -> MutexGuard<'_, Vec<Process>> {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Site for Machine {
+    fn folder(&self) -> PathBuf {
+        self.folder.clone()
+    }
+
+    fn host(&self) -> IpAddr {
+        self.host
+    }
+
+    fn command(&self, program: &Path) -> Result<Command> {
+        Ok(Command::new(program))
+    }
+
+    fn adopt(&self, process: Process) -> Result<()> {
+        self.processes().push(process);
+        Ok(())
+    }
+
+    fn has_adopted(&self, name: &str) -> Result<bool> {
+        let found = |process: &Process| process.name == name && process.is_alive();
+        Ok(self.processes().iter().any(found))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        for process in self.processes().iter() {
+            let _ = process.kill(); // It may have ended by itself.
+        }
+    }
+}
+
 /// Installs the peers' packages.
 pub fn install() -> Result<()> {
     tools::npm::install(&scripts())
@@ -53,25 +164,25 @@ fn scripts() -> PathBuf {
     tools::repository().join("e2e/js")
 }
 
-/// Starts a DHT of four nodes on the node's address, unless the cluster has one.
-pub fn ensure_dht(cluster: &Cluster) -> Result<Bootstrap> {
+/// Starts a DHT of four nodes on the site's address, unless it has one.
+pub fn ensure_dht(site: &dyn Site) -> Result<Bootstrap> {
     let bootstrap = Bootstrap {
-        host: NODE_IP.to_string(),
+        host: site.host().to_string(),
         port: BOOTSTRAP_PORT,
     };
-    if cluster.has_adopted("dht")? {
+    if site.has_adopted("dht")? {
         return Ok(bootstrap);
     }
-    let folder = cluster.layout().at("peers/dht");
+    let folder = site.folder().join("dht");
     fs::create_dir_all(&folder).context("failed to create the DHT's folder")?;
     let node = node()?;
-    let mut command = cluster.command_in_network(&node)?;
+    let mut command = site.command(&node)?;
     command.arg(scripts().join("testnet.mjs")).args([
         bootstrap.host.as_str(),
         "4",
         &bootstrap.port.to_string(),
     ]);
-    let mut lines = start(cluster, "dht", &folder, command)?.1;
+    let mut lines = start(site, "dht", &folder, command)?.1;
     let printed = poll::until_every(LOOK_EVERY, "the DHT", ANSWER_WITHIN, || lines.next())?;
     if printed.pointer("/0/port") != Some(&json!(bootstrap.port)) {
         bail!("the DHT's first node is at {printed}, not at {bootstrap}");
@@ -127,19 +238,19 @@ pub struct Peer {
 
 impl Peer {
     /// Starts a peer named `name`. It reads the drive `key`, or writes one of its own when there is none; its storage
-    /// stays in the cluster's folder, so a peer of the same name continues.
+    /// stays in the site's folder, so a peer of the same name continues.
     pub fn start(
-        cluster: &Cluster,
+        site: &dyn Site,
         name: &str,
         bootstrap: &Bootstrap,
         key: Option<&str>,
     ) -> Result<(Self, PeerStatus)> {
-        let folder = cluster.layout().at("peers").join(name);
+        let folder = site.folder().join(name);
         fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
-        let mut command = cluster.command_in_network(&node()?)?;
+        let mut command = site.command(&node()?)?;
         command.arg(scripts().join("peer.mjs"));
         let (process, lines, input) = {
-            let (process, lines) = start(cluster, name, &folder, command)?;
+            let (process, lines) = start(site, name, &folder, command)?;
             let input = OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -155,13 +266,13 @@ impl Peer {
         };
         let status = peer.ask(
             "start",
-            json!({"storage": folder.join("storage"), "host": NODE_IP, "bootstrap": [bootstrap], "key": key}),
+            json!({"storage": folder.join("storage"), "host": site.host(), "bootstrap": [bootstrap], "key": key}),
             ANSWER_WITHIN,
         )?;
         Ok((peer, parse(status)?))
     }
 
-    /// Lets the peer run on when this handle goes; it ends with the cluster.
+    /// Lets the peer run on when this handle goes; it ends with the site.
     pub fn keep(mut self) {
         self.kept = true;
     }
@@ -246,7 +357,7 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         if !self.kept {
-            // The cluster ends it later, should this fail.
+            // The site ends it later, should this fail.
             let _ = self.process.kill();
         }
     }
@@ -261,8 +372,8 @@ fn node() -> Result<PathBuf> {
         .context("Node.js is missing, and the real JavaScript peers need it; hint: install Node.js 20")
 }
 
-/// Starts a program with a named pipe as its input and files as its output, and lets the cluster know it.
-fn start(cluster: &Cluster, name: &str, folder: &Path, mut command: Command) -> Result<(Process, Lines)> {
+/// Starts a program with a named pipe as its input and files as its output, and lets the site know it.
+fn start(site: &dyn Site, name: &str, folder: &Path, mut command: Command) -> Result<(Process, Lines)> {
     let input = folder.join("input");
     let _ = fs::remove_file(&input);
     nix::unistd::mkfifo(&input, Mode::S_IRUSR | Mode::S_IWUSR)
@@ -286,7 +397,7 @@ fn start(cluster: &Cluster, name: &str, folder: &Path, mut command: Command) -> 
         name,
         i32::try_from(child.id()).context("a process id is out of range")?,
     )?;
-    cluster.adopt(process.clone())?;
+    site.adopt(process.clone())?;
     Ok((process, Lines { file, read: 0 }))
 }
 

@@ -134,7 +134,7 @@ impl Scene {
             "apiVersion": "cumulet.io/v1alpha1",
             "kind": "PersonalCloud",
             "metadata": {"name": CLOUD, "namespace": self.namespace},
-            "spec": stage::cloud_spec(replicas, Some(&self.bootstrap), Some(&self.namespace)),
+            "spec": stage::cloud_spec(replicas, std::slice::from_ref(&self.bootstrap), Some(&self.namespace)),
         });
         self.kubectl.apply(&cloud.to_string())?;
         Ok(())

@@ -133,7 +133,7 @@ pub fn s3_secret(kubectl: &Kubectl, namespace: &str, keys: &S3Keys) -> Result<()
 }
 
 /// The spec of a cloud that backs up to the S3 server and finds peers through `bootstrap` (none: the public DHT).
-pub fn cloud_spec(replicas: u8, bootstrap: Option<&Bootstrap>, prefix: Option<&str>) -> Value {
+pub fn cloud_spec(replicas: u8, bootstrap: &[Bootstrap], prefix: Option<&str>) -> Value {
     let mut s3 = json!({
         "bucket": BUCKET,
         "endpoint": S3_ENDPOINT,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use cumulet_hypercore::corestore::CoreHandle;
 
-use crate::{AppendBlocks, Blocks, BlocksError};
+use crate::{AppendBlocks, Blocks, BlocksError, Seen, WatchBlocks};
 
 /// For cores without block encryption: the handle counts bytes as they are stored.
 impl AppendBlocks for CoreHandle {
@@ -19,6 +19,19 @@ impl AppendBlocks for CoreHandle {
                 index,
                 source: Box::new(error),
             }),
+        }
+    }
+}
+
+impl WatchBlocks for CoreHandle {
+    async fn changed(&self, seen: Seen) -> Result<(), BlocksError> {
+        let mut state = self.watch();
+        let differs = state.wait_for(|state| (state.fork, state.length) != (seen.fork, seen.length));
+        let closed = self.closed();
+        let (differs, closed) = (std::pin::pin!(differs), std::pin::pin!(closed));
+        match futures::future::select(differs, closed).await {
+            futures::future::Either::Left((Ok(_), _)) => Ok(()),
+            _ => Err(BlocksError::Closed),
         }
     }
 }

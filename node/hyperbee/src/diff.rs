@@ -28,10 +28,12 @@ pub struct Diff<B> {
     right: Walk<B>,
     end: Bound<Bytes>,
     done: bool,
+    left_over: Option<u64>,
 }
 
 impl<B: Blocks> Diff<B> {
     pub(crate) fn new(left: &Bee<B>, right: &Bee<B>, range: Range) -> Self {
+        let left_over = range.limit_entries();
         let (start, end) = range.stored(left);
         let walk = |bee: &Bee<B>| Walk::new(bee.clone(), start.clone(), false);
         Self {
@@ -39,12 +41,13 @@ impl<B: Blocks> Diff<B> {
             right: walk(right),
             end,
             done: false,
+            left_over,
         }
     }
 
     /// The next change, none at the end. After an error the same step can be tried again.
     pub async fn next(&mut self) -> Result<Option<Change>, BeeError> {
-        while !self.done {
+        while !self.done && self.left_over != Some(0) {
             let change = match (self.left.peek().await?, self.right.peek().await?) {
                 (None, None) => break,
                 (left, right) if left == right => {
@@ -74,6 +77,7 @@ impl<B: Blocks> Diff<B> {
                 },
                 (Some(Item::Key(left)), Some(Item::Key(right))) => self.take_smaller(left, right).await?,
             };
+            self.left_over = self.left_over.map(|left| left - 1);
             return Ok(self.inside(change));
         }
         Ok(None)
@@ -111,7 +115,7 @@ impl<B: Blocks> Diff<B> {
         let bee = self.left.bee();
         let (left, right) = (bee.block(left).await?, bee.block(right).await?);
         // Nothing is awaited from here on: a dropped step loses no side.
-        let order = left.node.key.cmp(&right.node.key);
+        let order = left.key().cmp(right.key());
         let change = Change {
             left: (order != Ordering::Greater)
                 .then(|| self.left.take(&left))

@@ -1,11 +1,11 @@
 //! What reading a bee yields, and how it fails.
 
-use std::sync::Arc;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 
 use crate::BlocksError;
-use crate::message::{ChildPointer, Level, Node};
+use crate::message::{ChildPointer, Level, Parts};
 use crate::protobuf::DecodeError;
 
 /// Most keys of a stored node: one that reaches nine is split (the format's T is 5, its nodes have 2T - 2 keys).
@@ -103,47 +103,77 @@ impl BeeError {
 #[derive(Debug)]
 pub(crate) struct Block {
     pub(crate) seq: u64,
-    pub(crate) node: Node,
+    pub(crate) parts: Parts,
     /// Bytes of the block, for the cache's account.
     pub(crate) size: usize,
 }
 
 impl Block {
     pub(crate) fn decode(seq: u64, block: &Bytes) -> Result<Self, BeeError> {
-        let node = Node::decode(block).map_err(|source| BeeError::Decode { seq, source })?;
+        let parts = Parts::decode(block).map_err(|source| BeeError::Decode { seq, source })?;
         Ok(Self {
             seq,
-            node,
+            parts,
             size: block.len(),
         })
+    }
+
+    pub(crate) fn key(&self) -> &Bytes {
+        &self.parts.key
     }
 
     pub(crate) fn entry(&self) -> Entry {
         Entry {
             seq: self.seq,
-            key: self.node.key.clone(),
-            value: self.node.value.clone(),
+            key: self.parts.key.clone(),
+            value: self.parts.value.clone(),
+        }
+    }
+}
+
+/// Longest key that a node keeps a copy of, so that its size is bounded when it is made.
+const MAX_INLINE_KEY: usize = 64;
+
+/// A key of a tree node: where it is, and its bytes once it was compared.
+#[derive(Debug)]
+pub(crate) struct KeySlot {
+    pub(crate) seq: u64,
+    bytes: OnceLock<Box<[u8]>>,
+}
+
+impl KeySlot {
+    pub(crate) fn bytes(&self) -> Option<&[u8]> {
+        self.bytes.get().map(AsRef::as_ref)
+    }
+
+    /// Keeps the key, unless it is long: those are found through their blocks.
+    pub(crate) fn learn(&self, key: &[u8]) {
+        if key.len() <= MAX_INLINE_KEY {
+            self.bytes.get_or_init(|| key.into());
         }
     }
 }
 
 /// A node of the B-tree: one level of a block's index, checked.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct TreeNode {
-    pub(crate) block: Arc<Block>,
-    offset: usize,
+    keys: Box<[KeySlot]>,
+    children: Box<[ChildPointer]>,
 }
 
 impl TreeNode {
-    /// Level `pointer.offset` of `block`, checked: its counts are those of a B-tree, and it points backwards or to its
+    /// Level `offset` of `block`, checked: its counts are those of a B-tree, and it points backwards or to its
     /// own block. Only levels in use are checked, since batches of the JS package leave levels behind that nothing
-    /// points to, with references that were changed after them.
-    pub(crate) fn new(block: Arc<Block>, pointer: ChildPointer) -> Result<Self, BeeError> {
+    /// points to, with references that were changed after them. None if there are fewer levels.
+    pub(crate) fn new(block: &Block, offset: u64) -> Result<Option<Self>, BeeError> {
         let seq = block.seq;
         let damaged = |what| Err(BeeError::Damaged { seq, what });
-        let offset = usize::try_from(pointer.offset).unwrap_or(usize::MAX);
-        let Some(Level { keys, children }) = block.node.levels.get(offset) else {
-            return damaged("has fewer nodes than a pointer to it says");
+        let level = block
+            .parts
+            .level(offset)
+            .map_err(|source| BeeError::Decode { seq, source })?;
+        let Some(Level { keys, children }) = level else {
+            return Ok(None);
         };
         if keys.len() > MAX_KEYS {
             return damaged("has a node with more keys than the format allows");
@@ -155,22 +185,26 @@ impl TreeNode {
         if seqs.any(|other| other == 0 || other > seq) {
             return damaged("points outside of the blocks before it");
         }
-        Ok(Self { block, offset })
+        let slot = |seq| KeySlot {
+            seq,
+            bytes: OnceLock::new(),
+        };
+        Ok(Some(Self {
+            keys: keys.into_iter().map(slot).collect(),
+            children: children.into(),
+        }))
     }
 
-    pub(crate) fn keys(&self) -> &[u64] {
-        self.block
-            .node
-            .levels
-            .get(self.offset)
-            .map_or(&[], |level| &level.keys)
+    pub(crate) fn keys(&self) -> &[KeySlot] {
+        &self.keys
     }
 
     pub(crate) fn children(&self) -> &[ChildPointer] {
-        self.block
-            .node
-            .levels
-            .get(self.offset)
-            .map_or(&[], |level| &level.children)
+        &self.children
+    }
+
+    /// Most bytes it can come to take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.keys.len() * (size_of::<KeySlot>() + MAX_INLINE_KEY) + size_of_val(self.children.as_ref())
     }
 }

@@ -6,14 +6,16 @@
 //!
 //! - [`Bee`] reads: [`Bee::get`], [`Bee::range`], [`Bee::history`], [`Bee::diff`], [`Bee::checkout`], [`Bee::sub`].
 //! - [`BeeWriter`] writes, alone or in a [`Batch`], the same bytes as the JS package.
+//! - [`Bee::watch`] and [`Bee::get_and_watch`] wait for changes; [`union`] reads many bees as one.
 //! - [`message`] is the format of the blocks, [`extension`] that of the read-ahead hints JS peers broadcast.
 //!
 //! Invariants: blocks come from a verified core, but its writer may be hostile. Whatever an index says, a lookup
 //! ends after [`MAX_DEPTH`] nodes and a walk after as many nodes as the core has blocks; anything that is not a tree
 //! is an error. Memory is bounded by the cache and the depth.
 //!
-//! Not here: replication, waiting for blocks (the [`Blocks`] given does that), watching, value encodings.
+//! Not here: replication, waiting for blocks (the [`Blocks`] given does that), value encodings.
 
+mod any;
 mod bee;
 mod cache;
 #[cfg(feature = "corestore")]
@@ -26,10 +28,14 @@ mod memory;
 pub mod message;
 mod protobuf;
 mod range;
+pub mod union;
 mod walk;
+mod watch;
 mod write;
 
+pub use any::AnyBlocks;
 pub use bee::{Bee, MAX_DEPTH};
+pub use cache::BeeCache;
 pub use cumulet_hypercore::blocks::{Blocks, BlocksError};
 pub use diff::{Change, Diff};
 pub use entry::{BeeError, Entry, ErrorKind};
@@ -37,4 +43,5 @@ pub use history::{History, HistoryEntry, Operation};
 pub use memory::MemoryBlocks;
 pub use protobuf::DecodeError;
 pub use range::{Cursor, Range};
+pub use watch::{EntryWatcher, Seen, WatchBlocks, WatchedChange, Watcher};
 pub use write::{AppendBlocks, Batch, BeeWriter, WriteOptions};

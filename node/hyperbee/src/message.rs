@@ -10,7 +10,7 @@
 
 use bytes::Bytes;
 
-use crate::protobuf::{DecodeError, Fields, Value, Writer};
+use crate::protobuf::{DecodeError, Fields, Value, Writer, field_length, varint_length};
 
 /// What the header's `protocol` says in a bee.
 pub const PROTOCOL: &str = "hyperbee";
@@ -120,45 +120,128 @@ pub struct Node {
     pub value: Option<Bytes>,
 }
 
-impl Node {
-    /// Reads an entry block. `key` and `value` share the block's memory.
-    pub fn decode(block: &Bytes) -> Result<Self, DecodeError> {
+/// An entry block taken apart, its index not yet read: most blocks are only asked for their key.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) index: Bytes,
+    pub(crate) key: Bytes,
+    pub(crate) value: Option<Bytes>,
+}
+
+impl Parts {
+    /// All parts share the block's memory.
+    pub(crate) fn decode(block: &Bytes) -> Result<Self, DecodeError> {
         let (mut index, mut key, mut value) = (None, None, None);
         let mut fields = Fields::new(block);
         while let Some((tag, field)) = fields.next()? {
             match tag {
                 1 => index = Some(field.bytes(tag)?),
-                2 => key = Some(block.slice_ref(field.bytes(tag)?)),
-                3 => value = Some(block.slice_ref(field.bytes(tag)?)),
+                2 => key = Some(field.bytes(tag)?),
+                3 => value = Some(field.bytes(tag)?),
                 _ => {}
             }
         }
-        let index = index.ok_or(DecodeError::MissingField { field: 1 })?;
-        let key = key.ok_or(DecodeError::MissingField { field: 2 })?;
         Ok(Self {
-            levels: decode_index(index)?,
-            key,
-            value,
+            index: block.slice_ref(index.ok_or(DecodeError::MissingField { field: 1 })?),
+            key: block.slice_ref(key.ok_or(DecodeError::MissingField { field: 2 })?),
+            value: value.map(|value| block.slice_ref(value)),
+        })
+    }
+
+    /// One level of the index, read alone; none if there are fewer.
+    pub(crate) fn level(&self, offset: u64) -> Result<Option<Level>, DecodeError> {
+        let mut number = 0;
+        let mut fields = Fields::new(&self.index);
+        while let Some((tag, value)) = fields.next()? {
+            if tag == 1 {
+                let level = value.bytes(tag)?;
+                if number == offset {
+                    return decode_level(level).map(Some);
+                }
+                number += 1;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether this entry, stored as block `seq`, is a delete: as [`Node::is_deletion`].
+    pub(crate) fn is_deletion(&self, seq: u64) -> Result<bool, DecodeError> {
+        if self.value.is_some() {
+            return Ok(false);
+        }
+        let levels = decode_index(&self.index)?;
+        Ok(!levels.iter().any(|level| level.keys.contains(&seq)))
+    }
+}
+
+/// A tree node on its way into a block, however it is kept.
+pub(crate) trait LevelSource {
+    fn keys(&self) -> impl Iterator<Item = u64>;
+    /// Block and level of each child, flat.
+    fn children(&self) -> impl Iterator<Item = u64>;
+}
+
+impl LevelSource for &Level {
+    fn keys(&self) -> impl Iterator<Item = u64> {
+        self.keys.iter().copied()
+    }
+    fn children(&self) -> impl Iterator<Item = u64> {
+        self.children.iter().flat_map(|child| [child.seq, child.offset])
+    }
+}
+
+/// The block of an entry with these nodes: sizes first, then one buffer.
+pub(crate) fn encode_entry<L: LevelSource>(
+    levels: impl Iterator<Item = L> + Clone,
+    key: &[u8],
+    value: Option<&[u8]>,
+) -> Bytes {
+    let list_length = |list: u64| if list == 0 { 0 } else { field_length(list) };
+    let sizes = |level: &L| {
+        let keys: u64 = level.keys().map(varint_length).sum();
+        let children: u64 = level.children().map(varint_length).sum();
+        (keys, children, list_length(keys) + list_length(children))
+    };
+    let index: u64 = levels.clone().map(|level| field_length(sizes(&level).2)).sum();
+    let total = field_length(index)
+        + field_length(key.len() as u64)
+        + value.map_or(0, |value| field_length(value.len() as u64));
+    let mut out = Writer::with_capacity(total as usize);
+    out.prefix(1, index);
+    for level in levels {
+        let (keys, children, length) = sizes(&level);
+        out.prefix(1, length);
+        for (field, length) in [(1, keys), (2, children)] {
+            if length == 0 {
+                continue;
+            }
+            out.prefix(field, length);
+            if field == 1 {
+                level.keys().for_each(|seq| out.raw_varint(seq));
+            } else {
+                level.children().for_each(|number| out.raw_varint(number));
+            }
+        }
+    }
+    out.bytes(2, key);
+    out.optional_bytes(3, value);
+    out.finish()
+}
+
+impl Node {
+    /// Reads an entry block. `key` and `value` share the block's memory.
+    pub fn decode(block: &Bytes) -> Result<Self, DecodeError> {
+        let parts = Parts::decode(block)?;
+        Ok(Self {
+            levels: decode_index(&parts.index)?,
+            key: parts.key,
+            value: parts.value,
         })
     }
 
     /// The entry block.
     pub fn encode(&self) -> Bytes {
-        let mut index = Writer::default();
-        for level in &self.levels {
-            let mut inner = Writer::default();
-            inner.packed(1, level.keys.iter().copied());
-            inner.packed(
-                2,
-                level.children.iter().flat_map(|child| [child.seq, child.offset]),
-            );
-            index.bytes(1, &inner.finish());
-        }
-        let mut out = Writer::default();
-        out.bytes(1, &index.finish());
-        out.bytes(2, &self.key);
-        out.optional_bytes(3, self.value.as_deref());
-        out.finish()
+        encode_entry(self.levels.iter(), &self.key, self.value.as_deref())
     }
 
     /// Whether this entry, stored as block `seq`, is a delete: no value, and its own block is in none of its levels.

@@ -150,7 +150,29 @@ pub(crate) struct Writer {
     out: BytesMut,
 }
 
+/// Bytes of a number on the wire.
+pub(crate) fn varint_length(value: u64) -> u64 {
+    u64::from((64 - value.leading_zeros()).max(1).div_ceil(7))
+}
+
+/// Bytes of a field with a number below 16 and `length` bytes in it.
+pub(crate) fn field_length(length: u64) -> u64 {
+    1 + varint_length(length) + length
+}
+
 impl Writer {
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Self {
+            out: BytesMut::with_capacity(bytes),
+        }
+    }
+
+    /// What stands before the bytes of a field.
+    pub(crate) fn prefix(&mut self, field: u64, length: u64) {
+        self.raw_varint(field << 3 | 2);
+        self.raw_varint(length);
+    }
+
     pub(crate) fn raw_varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.out.put_u8((value & 0x7f) as u8 | 0x80);
@@ -165,8 +187,7 @@ impl Writer {
     }
 
     pub(crate) fn bytes(&mut self, field: u64, value: &[u8]) {
-        self.raw_varint(field << 3 | 2);
-        self.raw_varint(value.len() as u64);
+        self.prefix(field, value.len() as u64);
         self.out.put_slice(value);
     }
 
@@ -200,6 +221,7 @@ mod tests {
             let mut writer = Writer::default();
             writer.raw_varint(value);
             let bytes = writer.finish();
+            assert_eq!(varint_length(value), bytes.len() as u64);
             let mut input = bytes.as_ref();
             assert_eq!(read_varint(&mut input), Ok(value));
             assert!(input.is_empty());

@@ -89,6 +89,18 @@ impl Range {
         }
     }
 
+    pub(crate) fn unlimited(self) -> Self {
+        Self { limit: None, ..self }
+    }
+
+    pub(crate) fn is_reverse(&self) -> bool {
+        self.reverse
+    }
+
+    pub(crate) fn limit_entries(&self) -> Option<u64> {
+        self.limit
+    }
+
     /// The bounds as stored keys of a view. A sub-bee without bounds begins *after* `prefix 00` and ends before the
     /// prefix with its last byte raised: the JS package leaves out a key that is one zero byte or empty, and so do we.
     pub(crate) fn stored<B: Blocks>(self, bee: &Bee<B>) -> (Bound<Bytes>, Bound<Bytes>) {
@@ -128,6 +140,8 @@ pub struct Cursor<B> {
     end: Bound<Bytes>,
     reverse: bool,
     left: Option<u64>,
+    /// Whether the walk has entered a node whose blocks will be read soon.
+    fetch: bool,
 }
 
 impl<B: Blocks> Cursor<B> {
@@ -140,19 +154,22 @@ impl<B: Blocks> Cursor<B> {
             end,
             reverse,
             left,
+            fetch: left.is_none(),
         }
     }
 
     /// The next entry, none at the end.
     pub async fn next(&mut self) -> Result<Option<Entry>, BeeError> {
         while self.left != Some(0) {
+            if self.fetch {
+                self.walk.fetch_top().await;
+                self.fetch = false;
+            }
             let entry = match self.walk.peek().await? {
                 None => break,
                 Some(Item::Child(_)) => {
                     self.walk.descend().await?;
-                    if self.left.is_none() {
-                        self.walk.prefetch_top();
-                    }
+                    self.fetch = self.left.is_none();
                     continue;
                 }
                 Some(Item::Key(_)) => self.walk.take_key().await?,

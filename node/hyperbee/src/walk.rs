@@ -6,6 +6,7 @@
 //! Steps change the walk only after their last await, so a dropped step can be asked for again.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -25,7 +26,7 @@ pub(crate) enum Item {
 
 #[derive(Debug)]
 struct Frame {
-    node: TreeNode,
+    node: Arc<TreeNode>,
     /// Next position, none when the node is done.
     position: Option<usize>,
     /// Whether the walk's start lies inside this node's subtree, so that the next child must be searched for it.
@@ -155,31 +156,27 @@ impl<B: Blocks> Walk<B> {
     pub(crate) async fn upper_key(&self) -> Result<Option<Bytes>, BeeError> {
         for frame in self.stack.iter().rev() {
             let Some(position) = frame.position else { continue };
-            if let Some(&seq) = frame.node.keys().get(position / 2) {
+            if let Some(slot) = frame.node.keys().get(position / 2) {
                 return self
                     .bee
-                    .block(seq)
+                    .block(slot.seq)
                     .await
-                    .map(|block| Some(block.node.key.clone()));
+                    .map(|block| Some(block.key().clone()));
             }
         }
         Ok(None)
     }
 
-    /// Announces the blocks below and in the top node, for walks that will read them all.
-    pub(crate) fn prefetch_top(&self) {
+    /// Fetches the blocks of the top node's keys and children at once, for walks that will read them all.
+    pub(crate) async fn fetch_top(&self) {
         if let Some(frame) = self.stack.last() {
-            let node = &frame.node;
-            self.bee.prefetch(
-                node.keys()
-                    .iter()
-                    .copied()
-                    .chain(node.children().iter().map(|child| child.seq)),
-            );
+            let keys = frame.node.keys().iter().map(|slot| slot.seq);
+            let children = frame.node.children().iter().map(|child| child.seq);
+            self.bee.fetch(keys.chain(children).collect()).await;
         }
     }
 
-    async fn enter(&mut self, node: TreeNode, seeking: bool) -> Result<(), BeeError> {
+    async fn enter(&mut self, node: Arc<TreeNode>, seeking: bool) -> Result<(), BeeError> {
         let end = node.keys().len() * 2;
         let start = match &self.start {
             Bound::Included(key) | Bound::Excluded(key) if seeking => Some(key),
@@ -210,7 +207,7 @@ impl Frame {
     fn item(&self) -> Option<Item> {
         let position = self.position?;
         if position % 2 == 1 {
-            self.node.keys().get(position / 2).copied().map(Item::Key)
+            self.node.keys().get(position / 2).map(|slot| Item::Key(slot.seq))
         } else {
             self.node.children().get(position / 2).copied().map(Item::Child)
         }

@@ -6,10 +6,15 @@ mod tree;
 use bytes::Bytes;
 
 pub use batch::Batch;
+use batch::Opened;
 
 use crate::entry::BeeError;
 use crate::message::{Header, Metadata};
 use crate::{Bee, Blocks, BlocksError, Entry};
+
+/// Most nodes that a writer keeps loaded between two batches: some 8 MiB. A larger tree is loaded again as far as it is
+/// needed.
+const MAX_KEPT_NODES: usize = 1 << 14;
 
 /// A core that blocks can be appended to.
 pub trait AppendBlocks: Blocks {
@@ -30,10 +35,32 @@ pub struct WriteOptions {
 }
 
 /// Writes one bee. It must be the core's only writer while it lives; the exclusive borrows see to the rest.
+///
+/// Every single put or delete is one append; a [`Batch`] is one append for all of its changes. The tree nodes that were
+/// written last stay loaded.
+///
+/// ```
+/// # futures::executor::block_on(async {
+/// use cumulet_hyperbee::{BeeWriter, MemoryBlocks, WriteOptions};
+///
+/// let mut writer = BeeWriter::new(MemoryBlocks::default(), WriteOptions::default());
+/// let mut batch = writer.batch();
+/// for number in 0..100_u32 {
+///     batch.put(number.to_be_bytes(), Some(b"value")).await?;
+/// }
+/// batch.flush().await?;
+/// // Compare and swap: written only if the entry is still the one expected.
+/// let seq = writer.put_if(7_u32.to_be_bytes(), Some(b"new"), |old| old.value.as_deref() == Some(b"other")).await?;
+/// assert_eq!(seq, None);
+/// # Ok::<(), cumulet_hyperbee::BeeError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug)]
 pub struct BeeWriter<B> {
     bee: Bee<B>,
     options: WriteOptions,
+    /// The tree as of the core's end, if it is loaded.
+    opened: Option<Opened<B>>,
 }
 
 impl<B: AppendBlocks> BeeWriter<B> {
@@ -42,6 +69,7 @@ impl<B: AppendBlocks> BeeWriter<B> {
         Self {
             bee: Bee::new(blocks),
             options,
+            opened: None,
         }
     }
 
@@ -61,7 +89,10 @@ impl<B: AppendBlocks> BeeWriter<B> {
         key: impl AsRef<[u8]>,
         value: Option<&[u8]>,
     ) -> Result<Option<u64>, BeeError> {
-        self.put_if(key, value, |_| true).await
+        let mut batch = self.batch();
+        let seq = batch.put(key, value).await?;
+        batch.flush().await?;
+        Ok(seq)
     }
 
     /// Sets a key if it is new, or if `replace` agrees to replace the entry it has.
@@ -81,6 +112,18 @@ impl<B: AppendBlocks> BeeWriter<B> {
     pub async fn del(&mut self, key: impl AsRef<[u8]>) -> Result<Option<u64>, BeeError> {
         let mut batch = self.batch();
         let seq = batch.del(key).await?;
+        batch.flush().await?;
+        Ok(seq)
+    }
+
+    /// Removes a key if `remove` agrees to remove the entry it has.
+    pub async fn del_if(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        remove: impl FnOnce(&Entry) -> bool + Send,
+    ) -> Result<Option<u64>, BeeError> {
+        let mut batch = self.batch();
+        let seq = batch.del_if(key, remove).await?;
         batch.flush().await?;
         Ok(seq)
     }

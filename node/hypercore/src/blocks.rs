@@ -41,6 +41,11 @@ pub trait Blocks: Send + Sync {
     /// Number of blocks known to exist now.
     fn length(&self) -> u64;
 
+    /// How often the core was truncated or replaced: what was read under a lower number may be wrong now.
+    fn fork(&self) -> u64 {
+        0
+    }
+
     /// The bytes of a block (decrypted, if the core is encrypted), waiting for peers if it is not here.
     fn get(&self, index: u64) -> impl Future<Output = Result<Bytes, BlocksError>> + Send;
 

@@ -14,6 +14,7 @@
 //!
 //! Not here: replication, waiting, and writing to a real file system (names of a remote drive can be hostile there).
 
+mod blob_writer;
 pub mod blobs;
 pub mod content;
 mod drive;
@@ -24,8 +25,9 @@ pub mod path;
 pub mod plan;
 mod write;
 
+pub use blob_writer::BlobWriter;
 pub use blobs::{BlobError, BlobPointer, BlobReader, Blobs};
 pub use drive::{Drive, DriveDiff, DriveError, File, FileChange, Files, List, MAX_LINKS};
 pub use entry::FileEntry;
 pub use folder::{Folder, FolderItem};
-pub use write::{BlobWriter, DriveBatch, DriveWriter, FileOptions};
+pub use write::{DriveBatch, DriveWriter, FileOptions};

@@ -1,17 +1,14 @@
 //! The write side: files and links, as the same bytes that the JS packages write.
 
-use bytes::{Bytes, BytesMut};
 use cumulet_hyperbee::message::Metadata;
-use cumulet_hyperbee::{AppendBlocks, Batch, BeeError, BeeWriter, WriteOptions};
+use cumulet_hyperbee::{AppendBlocks, Batch, BeeWriter, WriteOptions};
 use serde_json::value::RawValue;
 
+use crate::blob_writer::{BlobWriter, Tail};
 use crate::blobs::{BLOCK_SIZE, BlobPointer};
 use crate::drive::{Drive, DriveError};
 use crate::entry::FileEntry;
 use crate::path;
-
-/// Blocks appended to the blob core at once, as in JS: bounds the memory of a write to 1 MiB.
-const APPEND_BLOCKS: usize = 16;
 
 /// What a file has beside its bytes.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +20,22 @@ pub struct FileOptions {
 }
 
 /// Writes one drive. It must be the only writer of both cores while it lives.
+///
+/// ```
+/// # futures::executor::block_on(async {
+/// use cumulet_hyperbee::MemoryBlocks;
+/// use cumulet_hyperdrive::{DriveWriter, FileOptions};
+///
+/// let mut writer = DriveWriter::new(MemoryBlocks::default(), MemoryBlocks::default());
+/// writer.put("/notes/today.txt", b"hello", FileOptions::default()).await?;
+/// writer.symlink("/latest", "/notes/today.txt").await?;
+/// let drive = writer.drive();
+/// assert_eq!(drive.get("/latest", 1024).await?.as_deref(), Some(&b"hello"[..]));
+/// let mut list = drive.files.list("/notes")?;
+/// assert_eq!(list.next().await?.unwrap().path, "/notes/today.txt");
+/// # Ok::<(), cumulet_hyperdrive::DriveError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug)]
 pub struct DriveWriter<D, B> {
     bee: BeeWriter<D>,
@@ -78,6 +91,11 @@ impl<D: AppendBlocks, B: AppendBlocks> DriveWriter<D, B> {
         BlobWriter::new(&self.blobs, self.block_size)
     }
 
+    /// The core of the blobs.
+    pub fn blobs(&self) -> &B {
+        &self.blobs
+    }
+
     /// Writes a link. The target is kept as given.
     pub async fn symlink(&mut self, name: &str, target: &str) -> Result<u64, DriveError> {
         self.put_entry(name, &link_entry(target)).await
@@ -94,10 +112,12 @@ impl<D: AppendBlocks, B: AppendBlocks> DriveWriter<D, B> {
         Ok(self.bee.del(key(&path::normalize(name)?)).await?)
     }
 
-    /// Several changes that appear as one. Their blobs are appended at once, their entries by [`DriveBatch::flush`].
+    /// Several changes that appear as one. Blobs of several files are appended together as they add up, entries by
+    /// [`DriveBatch::flush`].
     pub fn batch(&mut self) -> DriveBatch<'_, D, B> {
         DriveBatch {
             batch: self.bee.batch(),
+            tail: Tail::of(&self.blobs),
             blobs: &self.blobs,
             block_size: self.block_size,
         }
@@ -108,6 +128,7 @@ impl<D: AppendBlocks, B: AppendBlocks> DriveWriter<D, B> {
 #[derive(Debug)]
 pub struct DriveBatch<'a, D, B> {
     batch: Batch<'a, D>,
+    tail: Tail,
     blobs: &'a B,
     block_size: usize,
 }
@@ -116,10 +137,25 @@ impl<D: AppendBlocks, B: AppendBlocks> DriveBatch<'_, D, B> {
     /// Writes a file.
     pub async fn put(&mut self, name: &str, data: &[u8], options: FileOptions) -> Result<(), DriveError> {
         let path = path::normalize(name)?;
-        let mut writer = BlobWriter::new(self.blobs, self.block_size);
+        let mut writer = self.blob();
         writer.write(data).await?;
         let blob = writer.finish().await?;
         self.put_entry(&path, &file_entry(blob, options)).await
+    }
+
+    /// A writer of a blob piece by piece, to be named by [`DriveBatch::put_entry`].
+    pub fn blob(&mut self) -> BlobWriter<'_, B> {
+        BlobWriter::in_batch(self.blobs, &mut self.tail, self.block_size)
+    }
+
+    /// Number of changes so far.
+    pub fn len(&self) -> usize {
+        self.batch.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty()
     }
 
     /// Writes a link.
@@ -140,13 +176,14 @@ impl<D: AppendBlocks, B: AppendBlocks> DriveBatch<'_, D, B> {
         Ok(())
     }
 
-    /// Appends the entries.
-    pub async fn flush(self) -> Result<(), DriveError> {
+    /// Appends the blobs that are still waiting, then the entries: a reader never sees an entry whose blob is not there.
+    pub async fn flush(mut self) -> Result<(), DriveError> {
+        self.tail.append(self.blobs).await?;
         Ok(self.batch.flush().await?)
     }
 }
 
-fn file_entry(blob: BlobPointer, options: FileOptions) -> FileEntry {
+pub(crate) fn file_entry(blob: BlobPointer, options: FileOptions) -> FileEntry {
     FileEntry {
         executable: options.executable,
         linkname: None,
@@ -173,73 +210,4 @@ fn encode(name: &str, entry: &FileEntry) -> Result<(Vec<u8>, Vec<u8>), DriveErro
         source,
     })?;
     Ok((key(&path), value))
-}
-
-/// Writes one blob to the end of the blob core, cutting what it is given into blocks.
-///
-/// Holds at most sixteen blocks. A writer that is dropped leaves the blocks it has appended, which nothing names.
-#[derive(Debug)]
-pub struct BlobWriter<'a, B> {
-    core: &'a B,
-    block_size: usize,
-    block_offset: u64,
-    byte_offset: u64,
-    full: Vec<Bytes>,
-    partial: BytesMut,
-}
-
-impl<'a, B: AppendBlocks> BlobWriter<'a, B> {
-    /// A writer of a blob in this core, which nobody else may append to meanwhile. `block_size` is at least 1.
-    pub fn new(core: &'a B, block_size: usize) -> Self {
-        Self {
-            core,
-            block_size: block_size.max(1),
-            block_offset: core.length(),
-            byte_offset: core.byte_length(),
-            full: Vec::new(),
-            partial: BytesMut::new(),
-        }
-    }
-
-    /// Appends bytes to the blob.
-    pub async fn write(&mut self, mut data: &[u8]) -> Result<(), DriveError> {
-        while !data.is_empty() {
-            let (now, later) = data.split_at(data.len().min(self.block_size - self.partial.len()));
-            self.partial.extend_from_slice(now);
-            data = later;
-            if self.partial.len() == self.block_size {
-                self.full.push(std::mem::take(&mut self.partial).freeze());
-            }
-            if self.full.len() == APPEND_BLOCKS {
-                self.append().await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Appends what is left. Returns where the blob is.
-    pub async fn finish(mut self) -> Result<BlobPointer, DriveError> {
-        if !self.partial.is_empty() {
-            self.full.push(std::mem::take(&mut self.partial).freeze());
-        }
-        self.append().await?;
-        Ok(BlobPointer {
-            block_offset: self.block_offset,
-            byte_offset: self.byte_offset,
-            block_length: self.core.length().saturating_sub(self.block_offset),
-            byte_length: self.core.byte_length().saturating_sub(self.byte_offset),
-            block_map: false,
-        })
-    }
-
-    async fn append(&mut self) -> Result<(), DriveError> {
-        if self.full.is_empty() {
-            return Ok(());
-        }
-        let blocks = std::mem::take(&mut self.full);
-        self.core
-            .append(blocks)
-            .await
-            .map_err(|source| DriveError::Bee(BeeError::Append(source)))
-    }
 }

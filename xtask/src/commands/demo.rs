@@ -1,9 +1,10 @@
 //! `cargo xtask demo`: from a fresh machine to an archive of a real JavaScript peer, pinned, served and backed up.
 
+mod elsewhere;
+
 use std::fmt::Write as _;
 use std::fs;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -12,10 +13,10 @@ use cumulet_e2e::cluster::kubectl::condition;
 use cumulet_e2e::cluster::{Cluster, Kubectl};
 use cumulet_e2e::content::{self, Content};
 use cumulet_e2e::http;
-use cumulet_e2e::peers::{self, Peer};
+use cumulet_e2e::peers::{self, Bootstrap, Peer, Site};
 use cumulet_e2e::progress::Progress;
 use cumulet_e2e::stage::{self, Images};
-use cumulet_e2e::{poll, process, tools};
+use cumulet_e2e::{poll, tools};
 use serde_json::Value;
 
 /// Name of the archive in the example manifest.
@@ -34,14 +35,22 @@ const READY_WITHIN: Duration = Duration::from_mins(5);
 #[command(after_help = "Examples:
   sudo -E cargo xtask demo
   sudo -E cargo xtask demo --down
-  cargo xtask demo --context k3d-test --key hyper://…")]
+  cargo xtask demo --context kind-test                       with a peer on this machine
+  cargo xtask demo --context kind-test --key hyper://…       with an archive of the public network
+  cargo xtask demo --context kind-test --down")]
 pub(crate) struct Arguments {
     /// Use this context of your kubeconfig instead of a cluster on this machine.
-    #[arg(long, requires = "key")]
+    #[arg(long)]
     context: Option<String>,
-    /// With --context: the archive to pin, found on the public DHT.
+    /// With --context: pin this archive instead of one that a peer on this machine makes.
     #[arg(long, requires = "context")]
     key: Option<String>,
+    /// With --context and --key: enter the DHT here instead of by the public nodes.
+    #[arg(long, requires = "key", value_name = "HOST:PORT")]
+    bootstrap: Vec<Bootstrap>,
+    /// With --context: this machine's address as the cluster reaches it; found by the route to its API server otherwise.
+    #[arg(long, requires = "context", conflicts_with = "key")]
+    host: Option<IpAddr>,
     /// Remove every trace of the demonstration.
     #[arg(long)]
     down: bool,
@@ -49,15 +58,15 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let progress = Progress::new();
-    match (&arguments.context, &arguments.key) {
-        (Some(context), Some(key)) if arguments.down => elsewhere_down(context, key, &progress),
-        (Some(context), Some(key)) => elsewhere(context, key, &progress),
-        _ if arguments.down => {
+    match (&arguments.context, arguments.down) {
+        (Some(context), true) => elsewhere::down(context, &progress),
+        (Some(context), false) => elsewhere::up(context, arguments, &progress),
+        (None, true) => {
             Cluster::named(super::cluster::DEFAULT_NAME)?.down(false)?;
             progress.say("the demonstration is gone, and nothing of it is left on the machine");
             Ok(())
         }
-        _ => here(&progress),
+        (None, false) => here(&progress),
     }
 }
 
@@ -74,7 +83,7 @@ fn here(progress: &Progress) -> Result<()> {
     stage::s3_secret(&kubectl, NAMESPACE, &keys)?;
     let bootstrap = progress.step("a DHT of its own", || peers::ensure_dht(&cluster))?;
     let key = progress.step("a JavaScript peer with a Hyperdrive", || drive(&cluster))?;
-    let default_cloud = stage::cloud_spec(1, Some(&bootstrap), None);
+    let default_cloud = stage::cloud_spec(1, std::slice::from_ref(&bootstrap), None);
     progress.step("chart", || {
         stage::install_chart(&kubectl, &images, &default_cloud)
     })?;
@@ -91,16 +100,16 @@ fn here(progress: &Progress) -> Result<()> {
 }
 
 /// The peer's drive, filled on the first run; its key.
-fn drive(cluster: &Cluster) -> Result<String> {
-    let note = cluster.layout().at("peers/demo.key");
-    if cluster.has_adopted("demo")? {
+fn drive(site: &dyn Site) -> Result<String> {
+    let note = site.folder().join("demo.key");
+    if site.has_adopted("demo")? {
         return fs::read_to_string(&note).context("failed to read the key of the peer's drive");
     }
-    let bootstrap = peers::ensure_dht(cluster)?;
-    let (mut peer, status) = Peer::start(cluster, "demo", &bootstrap, None)?;
+    let bootstrap = peers::ensure_dht(site)?;
+    let (mut peer, status) = Peer::start(site, "demo", &bootstrap, None)?;
     let entries = content::entries();
     if peer.hashes()?.len() < entries.len() {
-        content::put_all(&mut peer, &entries, &cluster.layout().at("peers/files"))?;
+        content::put_all(&mut peer, &entries, &site.folder().join("files"))?;
     }
     fs::write(&note, &status.key).context("failed to note the key of the peer's drive")?;
     peer.keep();
@@ -211,97 +220,4 @@ Stop and remove everything:
         kubeconfig = cluster.kubeconfig().display(),
         kubectl = cluster.layout().at("bin/kubectl").display(),
     );
-}
-
-/// Somebody else's cluster: the images are theirs to bring, the archive is one of theirs.
-fn elsewhere(context: &str, key: &str, progress: &Progress) -> Result<()> {
-    let kubectl = foreign(context)?;
-    kubectl
-        .run(["version"])
-        .with_context(|| format!("failed to reach the cluster of the context {context}"))?;
-    let images = Images::build(progress)?;
-    println!("Images to bring into the cluster, should it not have them yet:");
-    for image in images.iter() {
-        println!(
-            "  {}\n    sudo k3s ctr images import {}",
-            image.reference,
-            image.archive.display()
-        );
-        println!("    kind load image-archive {}", image.archive.display());
-    }
-    let keys = progress.step("S3 server", || stage::s3(&kubectl, &images))?;
-    stage::s3_secret(&kubectl, NAMESPACE, &keys)?;
-    progress.step("chart", || {
-        stage::install_chart(&kubectl, &images, &stage::cloud_spec(1, None, None))
-    })?;
-    progress.step("kubectl apply -f examples/datarchive.yaml", || {
-        apply_example(&kubectl, key)
-    })?;
-    wait_ready(&kubectl, progress)?;
-    println!(
-        "
-Ready. To open the archive:
-  kubectl --context {context} -n {NAMESPACE} port-forward service/{SERVICE} {PREFERRED_PORT}:gateway
-  curl http://127.0.0.1:{PREFERRED_PORT}/{ARCHIVE}/
-
-Remove it again:
-  cargo xtask demo --context {context} --key {key} --down"
-    );
-    Ok(())
-}
-
-fn elsewhere_down(context: &str, key: &str, progress: &Progress) -> Result<()> {
-    let kubectl = foreign(context)?;
-    let path = tools::repository().join("examples/datarchive.yaml");
-    let example = fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
-    process::output_with_input(
-        kubectl
-            .command()
-            .args(["delete", "--ignore-not-found", "--filename", "-"]),
-        &example.replace(PLACEHOLDER, key),
-    )?;
-    kubectl.run([
-        "delete",
-        "--ignore-not-found",
-        "-n",
-        NAMESPACE,
-        "personalcloud",
-        "default",
-    ])?;
-    kubectl.run([
-        "delete",
-        "--ignore-not-found",
-        "-n",
-        NAMESPACE,
-        "secret",
-        stage::S3_SECRET,
-    ])?;
-    process::output(stage::helm(&kubectl)?.args([
-        "uninstall",
-        "cumulet",
-        "--namespace",
-        stage::OPERATOR_NAMESPACE,
-        "--ignore-not-found",
-        "--wait",
-    ]))?;
-    kubectl.run([
-        "delete",
-        "--ignore-not-found",
-        "namespace",
-        stage::OPERATOR_NAMESPACE,
-        stage::S3_NAMESPACE,
-    ])?;
-    progress.say("removed; the volume of the cloud and the custom resource definitions stay");
-    Ok(())
-}
-
-fn foreign(context: &str) -> Result<Kubectl> {
-    let Some(program) = process::find("kubectl") else {
-        bail!("kubectl is missing; hint: install it, or leave --context out for a cluster on this machine");
-    };
-    let kubeconfig = std::env::var_os("KUBECONFIG")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config")))
-        .context("neither KUBECONFIG nor HOME is set, so there is no kubeconfig to find the context in")?;
-    Ok(Kubectl::new(program, kubeconfig).with_context(context))
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::tree::{ChildId, Key, NodeId, Place, Tree};
-use super::{AppendBlocks, BeeWriter};
+use super::{AppendBlocks, BeeWriter, MAX_KEPT_NODES};
 use crate::entry::{BeeError, Entry};
 
 /// Changes that are appended together by [`Batch::flush`].
@@ -18,12 +18,16 @@ pub struct Batch<'a, B> {
     broken: bool,
 }
 
+/// The tree at the core's end, as far as it is loaded.
 #[derive(Debug)]
-struct Opened<B> {
+pub(super) struct Opened<B> {
     tree: Tree<B>,
     root: Option<NodeId>,
     /// Block number of the batch's first entry.
     start: u64,
+    fork: u64,
+    /// Nodes marked by puts that wrote nothing, after the last one that wrote: the marks end with the batch.
+    marked: Vec<NodeId>,
 }
 
 #[derive(Debug)]
@@ -59,7 +63,8 @@ impl<'a, B: AppendBlocks> Batch<'a, B> {
         key: impl AsRef<[u8]>,
         value: Option<&[u8]>,
     ) -> Result<Option<u64>, BeeError> {
-        self.put_if(key, value, |_| true).await
+        self.put_asking(key.as_ref(), value, None::<fn(&Entry) -> bool>)
+            .await
     }
 
     /// Sets a key if it is new, or if `replace` agrees to replace the entry it has.
@@ -69,8 +74,17 @@ impl<'a, B: AppendBlocks> Batch<'a, B> {
         value: Option<&[u8]>,
         replace: impl FnOnce(&Entry) -> bool + Send,
     ) -> Result<Option<u64>, BeeError> {
+        self.put_asking(key.as_ref(), value, Some(replace)).await
+    }
+
+    async fn put_asking(
+        &mut self,
+        key: &[u8],
+        value: Option<&[u8]>,
+        replace: Option<impl FnOnce(&Entry) -> bool + Send>,
+    ) -> Result<Option<u64>, BeeError> {
         self.begin().await?;
-        let key = Bytes::copy_from_slice(key.as_ref());
+        let key = Bytes::copy_from_slice(key);
         let value = value.map(Bytes::copy_from_slice);
         let root = self.put_root(&key, value.as_ref(), replace).await?;
         Ok(self.finish(root, key, value))
@@ -80,8 +94,34 @@ impl<'a, B: AppendBlocks> Batch<'a, B> {
     pub async fn del(&mut self, key: impl AsRef<[u8]>) -> Result<Option<u64>, BeeError> {
         self.begin().await?;
         let key = Bytes::copy_from_slice(key.as_ref());
-        let root = self.del_root(&key).await?;
+        let root = self.del_root(&key, |_| true).await?;
         Ok(self.finish(root, key, None))
+    }
+
+    /// Removes a key if `remove` agrees to remove the entry it has.
+    pub async fn del_if(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        remove: impl FnOnce(&Entry) -> bool + Send,
+    ) -> Result<Option<u64>, BeeError> {
+        self.begin().await?;
+        let key = Bytes::copy_from_slice(key.as_ref());
+        let root = self.del_root(&key, remove).await?;
+        Ok(self.finish(root, key, None))
+    }
+
+    /// The entry of a key as it will be after the changes so far.
+    pub async fn get(&mut self, key: impl AsRef<[u8]>) -> Result<Option<Entry>, BeeError> {
+        self.begin().await?;
+        let found = self.find(key.as_ref()).await?;
+        self.broken = false;
+        match found {
+            Some((_, node, index)) => {
+                let seq = self.tree.as_ref().map(|opened| opened.tree.key_seq(node, index));
+                self.entry(seq.unwrap_or_default()).await.map(Some)
+            }
+            None => Ok(None),
+        }
     }
 
     /// Appends the changes.
@@ -89,25 +129,29 @@ impl<'a, B: AppendBlocks> Batch<'a, B> {
         if self.broken {
             return Err(BeeError::BrokenBatch);
         }
-        let Some(opened) = &mut self.tree else {
+        let Some(mut opened) = self.tree.take() else {
             return Ok(());
         };
-        let Some(last) = self.entries.len().checked_sub(1) else {
-            return Ok(());
-        };
-        let mut blocks = Vec::with_capacity(self.entries.len());
-        for (index, entry) in self.entries.iter_mut().enumerate() {
-            if index < last {
-                opened.tree.prune(&mut entry.placed, opened.start + index as u64);
-            }
-            // Encoded in this order, each after its own pruning only, as the JS package does.
-            blocks.push(
-                opened
+        opened.tree.unmark(std::mem::take(&mut opened.marked));
+        if let Some(last) = self.entries.len().checked_sub(1) {
+            let mut blocks = Vec::with_capacity(self.entries.len());
+            for (index, entry) in self.entries.iter_mut().enumerate() {
+                if index < last {
+                    opened.tree.prune(&mut entry.placed, opened.start + index as u64);
+                }
+                // Encoded in this order, each after its own pruning only, as the JS package does.
+                let block = opened
                     .tree
-                    .encode(&entry.placed, entry.key.clone(), entry.value.clone()),
-            );
+                    .encode(&entry.placed, &entry.key, entry.value.as_deref());
+                blocks.push(block);
+            }
+            opened.start += blocks.len() as u64;
+            self.writer.append(blocks).await?;
         }
-        self.writer.append(blocks).await
+        if opened.tree.len() < MAX_KEPT_NODES {
+            self.writer.opened = Some(opened);
+        }
+        Ok(())
     }
 
     /// Opens the tree. Marks the batch broken until [`Batch::finish`]: a step that fails or is dropped half way leaves a
@@ -119,13 +163,24 @@ impl<'a, B: AppendBlocks> Batch<'a, B> {
         self.broken = true;
         if self.tree.is_none() {
             self.writer.ensure_header().await?;
-            let mut tree = Tree::new(self.writer.bee.clone());
-            let root = tree.load_root().await?;
-            self.tree = Some(Opened {
-                tree,
-                root,
-                start: self.writer.bee.blocks().length(),
-            });
+            let blocks = self.writer.bee.blocks();
+            let (start, fork) = (blocks.length(), blocks.fork());
+            let kept = self.writer.opened.take();
+            // Somebody else may have truncated the core, or appended to it in spite of the contract.
+            let kept = kept.filter(|opened| opened.start == start && opened.fork == fork);
+            self.tree = if kept.is_some() {
+                kept
+            } else {
+                let mut tree = Tree::new(self.writer.bee.clone());
+                let root = tree.load_root().await?;
+                Some(Opened {
+                    tree,
+                    root,
+                    start,
+                    fork,
+                    marked: Vec::new(),
+                })
+            };
         }
         Ok(())
     }
@@ -139,7 +194,7 @@ impl<'a, B: AppendBlocks> Batch<'a, B> {
         &mut self,
         key: &Bytes,
         value: Option<&Bytes>,
-        replace: impl FnOnce(&Entry) -> bool + Send,
+        replace: Option<impl FnOnce(&Entry) -> bool + Send>,
     ) -> Result<Option<NodeId>, BeeError> {
         let target = Key {
             seq: self.next_seq(),
@@ -173,13 +228,21 @@ impl<'a, B: AppendBlocks> Batch<'a, B> {
                 Place::Found(index) => {
                     let seq = tree.key_seq(node, index);
                     let root = path.first().copied().unwrap_or(node);
-                    let previous = self.entry(seq).await?;
-                    if !replace(&previous) || (skip_equal && previous.value.as_ref() == value) {
-                        return Ok(None);
-                    }
+                    // The old entry is read only if somebody wants to see it.
+                    let refused = if replace.is_some() || skip_equal {
+                        let previous = self.entry(seq).await?;
+                        let agreed = replace.is_none_or(|replace| replace(&previous));
+                        !agreed || (skip_equal && previous.value.as_ref() == value)
+                    } else {
+                        false
+                    };
                     let Some(opened) = &mut self.tree else {
                         return Ok(None);
                     };
+                    if refused {
+                        opened.marked.extend(path);
+                        return Ok(None);
+                    }
                     opened.tree.set_key(node, index, target);
                     return Ok(Some(root));
                 }
@@ -191,7 +254,26 @@ impl<'a, B: AppendBlocks> Batch<'a, B> {
         }
     }
 
-    async fn del_root(&mut self, key: &Bytes) -> Result<Option<NodeId>, BeeError> {
+    async fn del_root(
+        &mut self,
+        key: &Bytes,
+        remove: impl FnOnce(&Entry) -> bool + Send,
+    ) -> Result<Option<NodeId>, BeeError> {
+        let Some((path, node, index)) = self.find(key).await? else {
+            return Ok(None);
+        };
+        let seq = self.tree.as_ref().map(|opened| opened.tree.key_seq(node, index));
+        if !remove(&self.entry(seq.unwrap_or_default()).await?) {
+            return Ok(None);
+        }
+        match &mut self.tree {
+            Some(opened) => opened.tree.remove(path, index).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The nodes from the root down to the one that holds a key, that node, and the key's index in it.
+    async fn find(&mut self, key: &[u8]) -> Result<Option<(Vec<NodeId>, NodeId, usize)>, BeeError> {
         let Some(opened) = &mut self.tree else {
             return Ok(None);
         };
@@ -203,7 +285,7 @@ impl<'a, B: AppendBlocks> Batch<'a, B> {
         while path.len() < crate::MAX_DEPTH {
             path.push(node);
             match tree.search(node, key).await? {
-                Place::Found(index) => return tree.remove(path, index).await,
+                Place::Found(index) => return Ok(Some((path, node, index))),
                 Place::Between(_) if tree.is_leaf(node) => return Ok(None),
                 Place::Between(index) => node = tree.child(node, index).await?,
             }
@@ -222,6 +304,8 @@ impl<'a, B: AppendBlocks> Batch<'a, B> {
         let opened = self.tree.as_mut()?;
         let root = root?;
         opened.root = Some(root);
+        // What was marked in vain is written now, as the JS package does.
+        opened.marked.clear();
         let placed = opened.tree.place_changes(root, seq);
         self.entries.push(Pending { key, value, placed });
         Some(seq)
@@ -240,11 +324,6 @@ impl<'a, B: AppendBlocks> Batch<'a, B> {
                 value: pending.value.clone(),
             });
         }
-        let block = self.writer.bee.block(seq).await?;
-        Ok(Entry {
-            seq,
-            key: block.node.key.clone(),
-            value: block.node.value.clone(),
-        })
+        self.writer.bee.block(seq).await.map(|block| block.entry())
     }
 }

@@ -9,7 +9,7 @@
 use bytes::Bytes;
 
 use crate::entry::BeeError;
-use crate::message::{ChildPointer, Level, Node};
+use crate::message::{ChildPointer, LevelSource, encode_entry};
 use crate::{Bee, Blocks};
 
 /// Fewest keys of a node, the root exempt.
@@ -84,7 +84,10 @@ impl<B: Blocks> Tree<B> {
         let keys = stored
             .keys()
             .iter()
-            .map(|&seq| Key { seq, bytes: None })
+            .map(|slot| Key {
+                seq: slot.seq,
+                bytes: slot.bytes().map(Bytes::copy_from_slice),
+            })
             .collect();
         let children = stored
             .children()
@@ -117,21 +120,22 @@ impl<B: Blocks> Tree<B> {
         Ok(node)
     }
 
-    async fn key_bytes(&mut self, node: NodeId, index: usize) -> Result<Bytes, BeeError> {
+    async fn learn_key(&mut self, node: NodeId, index: usize) -> Result<(), BeeError> {
         let key = &self.nodes[node.0].keys[index];
-        if let Some(bytes) = &key.bytes {
-            return Ok(bytes.clone());
+        if key.bytes.is_none() {
+            let block = self.bee.block(key.seq).await?;
+            self.nodes[node.0].keys[index].bytes = Some(block.key().clone());
         }
-        let bytes = self.bee.block(key.seq).await?.node.key.clone();
-        self.nodes[node.0].keys[index].bytes = Some(bytes.clone());
-        Ok(bytes)
+        Ok(())
     }
 
     pub(super) async fn search(&mut self, node: NodeId, key: &[u8]) -> Result<Place, BeeError> {
         let (mut start, mut end) = (0, self.nodes[node.0].keys.len());
         while start < end {
             let middle = usize::midpoint(start, end);
-            match key.cmp(&self.key_bytes(node, middle).await?) {
+            self.learn_key(node, middle).await?;
+            let bytes = self.nodes[node.0].keys[middle].bytes.as_deref();
+            match key.cmp(bytes.unwrap_or_default()) {
                 std::cmp::Ordering::Equal => return Ok(Place::Found(middle)),
                 std::cmp::Ordering::Less => end = middle,
                 std::cmp::Ordering::Greater => start = middle + 1,
@@ -146,6 +150,18 @@ impl<B: Blocks> Tree<B> {
 
     pub(super) fn mark_changed(&mut self, node: NodeId) {
         self.nodes[node.0].changed = true;
+    }
+
+    /// Takes marks back that no entry was written for.
+    pub(super) fn unmark(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        for node in nodes {
+            self.nodes[node.0].changed = false;
+        }
+    }
+
+    /// Number of nodes loaded and made, also of those no longer in the tree.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
     }
 
     pub(super) fn key_seq(&self, node: NodeId, index: usize) -> u64 {
@@ -193,7 +209,7 @@ impl<B: Blocks> Tree<B> {
     async fn split(&mut self, node: NodeId) -> Result<(Key, NodeId), BeeError> {
         let right_keys = self.nodes[node.0].keys.len() / 2;
         let median = self.nodes[node.0].keys.len() - right_keys - 1;
-        self.key_bytes(node, median).await?;
+        self.learn_key(node, median).await?;
         let right = self.add_node();
         let keys = self.nodes[node.0].keys.split_off(median + 1);
         let mut last = self.nodes[node.0].keys.split_off(median);
@@ -383,7 +399,8 @@ impl<B: Blocks> Tree<B> {
     }
 
     fn place_below(&mut self, node: NodeId, seq: u64, placed: &mut Vec<ChildId>) {
-        for child in self.nodes[node.0].children.clone() {
+        for index in 0..self.nodes[node.0].children.len() {
+            let child = self.nodes[node.0].children[index];
             let Some(below) = self.children[child.0]
                 .node
                 .filter(|below| self.nodes[below.0].changed)
@@ -418,23 +435,34 @@ impl<B: Blocks> Tree<B> {
     }
 
     /// The block of an entry whose nodes are `placed`, as they are now.
-    pub(super) fn encode(&self, placed: &[ChildId], key: Bytes, value: Option<Bytes>) -> Bytes {
-        let level = |child: &ChildId| {
-            let node = self.children[child.0].node.map(|node| &self.nodes[node.0]);
-            node.map_or_else(Level::default, |node| Level {
-                keys: node.keys.iter().map(|key| key.seq).collect(),
-                children: node
-                    .children
-                    .iter()
-                    .map(|child| self.children[child.0].pointer)
-                    .collect(),
-            })
-        };
-        Node {
-            levels: placed.iter().map(level).collect(),
-            key,
-            value,
-        }
-        .encode()
+    pub(super) fn encode(&self, placed: &[ChildId], key: &[u8], value: Option<&[u8]>) -> Bytes {
+        let levels = placed.iter().map(|child| Placed {
+            tree: self,
+            node: self.children[child.0].node.map(|node| &self.nodes[node.0]),
+        });
+        encode_entry(levels, key, value)
+    }
+}
+
+/// A node as a block will hold it.
+struct Placed<'a, B> {
+    tree: &'a Tree<B>,
+    node: Option<&'a TreeNode>,
+}
+
+#[allow(clippy::indexing_slicing)] // as above
+impl<B> LevelSource for Placed<'_, B> {
+    fn keys(&self) -> impl Iterator<Item = u64> {
+        self.node
+            .iter()
+            .flat_map(|node| node.keys.iter().map(|key| key.seq))
+    }
+
+    fn children(&self) -> impl Iterator<Item = u64> {
+        let children = self.node.iter().flat_map(|node| node.children.iter());
+        children.flat_map(|child| {
+            let pointer = self.tree.children[child.0].pointer;
+            [pointer.seq, pointer.offset]
+        })
     }
 }

@@ -14,6 +14,7 @@ mod reorg;
 mod seek;
 mod segments;
 mod verify;
+mod verify_blocks;
 
 use std::ops::Range;
 
@@ -35,6 +36,7 @@ pub use reorg::{Reorg, ReorgWant};
 pub use seek::SeekResult;
 pub use segments::CoreSegmentError;
 pub use verify::{Applied, VerifyError};
+pub use verify_blocks::BlockResults;
 
 /// Largest block that is appended here, as in JS; what peers send is not held to it.
 pub const MAX_BLOCK_BYTES: usize = 15 * 1024 * 1024;
@@ -316,7 +318,8 @@ impl<S: Storage> Core<S> {
         }
         let mut roots = self.roots.clone();
         let mut nodes = Vec::with_capacity(2 * blocks.len());
-        for ((index, block), hash) in (start..).zip(&blocks).zip(leaf_hashes(&blocks)) {
+        let hashes = leaf_hashes(blocks.iter().map(|block| &block[..]));
+        for ((index, block), hash) in (start..).zip(&blocks).zip(hashes) {
             let leaf = Node {
                 index: 2 * index,
                 size: block.len() as u64,

@@ -154,7 +154,7 @@ fn climb(proof: &Proof, nodes: &mut Vec<Node>) -> Result<Option<Node>, VerifyErr
     Ok(top)
 }
 
-fn check_index(index: u64) -> Result<(), TreeError> {
+pub(super) fn check_index(index: u64) -> Result<(), TreeError> {
     if index < 2 * MAX_LENGTH {
         Ok(())
     } else {
@@ -162,7 +162,7 @@ fn check_index(index: u64) -> Result<(), TreeError> {
     }
 }
 
-fn hash_up(start: Node, mut queue: NodeQueue, nodes: &mut Vec<Node>) -> Result<Node, VerifyError> {
+pub(super) fn hash_up(start: Node, mut queue: NodeQueue, nodes: &mut Vec<Node>) -> Result<Node, VerifyError> {
     let mut top = start;
     nodes.push(top);
     while !queue.is_empty() {
@@ -234,7 +234,7 @@ impl<S: Storage> Core<S> {
     }
 
     /// The held node of this index must be the same.
-    fn check_held(&self, top: &Node) -> Result<(), VerifyError> {
+    pub(super) fn check_held(&self, top: &Node) -> Result<(), VerifyError> {
         let held = self
             .storage
             .node(top.index)?

@@ -13,9 +13,10 @@ use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::extension::Extensions;
 use super::outbox::Outbox;
 use super::{CoreState, CoreStats, CorestoreConfig, CorestoreError};
-use crate::core::Core;
+use crate::core::{Conflict, Core};
 use crate::crypto::{Hash, Key};
 use crate::replication::{CoreReplica, Event, PeerId, Replicator};
 use crate::storage::{Durability, Storage, StorageError};
@@ -49,11 +50,14 @@ pub(crate) struct Cell {
     /// Whether something was changed since the last flush began.
     pub(crate) dirty: bool,
     pub(crate) uncommitted_bytes: u64,
+    /// The evidence, once the core is frozen.
+    pub(crate) conflict: Option<Box<Conflict>>,
+    pub(crate) extensions: Extensions,
+    pub(crate) links: HashMap<PeerId, Arc<Outbox>>,
     /// The owner's changes that peers were not told of.
     local: Vec<Changed>,
     /// Whether a task does the storage's work.
     has_worker: bool,
-    links: HashMap<PeerId, Arc<Outbox>>,
     waiters: HashMap<u64, Vec<oneshot::Sender<()>>>,
     downloads: BTreeMap<u64, Range<u64>>,
     next_download: u64,
@@ -91,6 +95,8 @@ impl Cell {
             stats: CoreStats::default(),
             dirty: false,
             uncommitted_bytes: 0,
+            conflict: None,
+            extensions: Extensions::default(),
             local: Vec::new(),
             has_worker: false,
             links: HashMap::new(),
@@ -116,7 +122,6 @@ impl Cell {
     pub(crate) fn add_peer(&mut self, peer: PeerId, outbox: Arc<Outbox>, now: Instant) {
         self.links.insert(peer, outbox);
         self.replicator.add_peer(peer, &mut self.replica, now);
-        self.replicator.set_in_flight_limit(peer, super::IN_FLIGHT);
         self.stats.peers = self.links.len();
     }
 
@@ -192,6 +197,22 @@ impl Cell {
                     continue;
                 }
                 Event::Upgraded { .. } => {}
+                Event::Conflict(conflict) => {
+                    let (fork, length) = (conflict.fork, conflict.length);
+                    tracing::error!(
+                        fork,
+                        length,
+                        "the core's writer signed two trees; the core is frozen"
+                    );
+                    self.conflict = Some(conflict);
+                    // Connections say what is left to say, and close its channels when they next look.
+                    shared.closed.cancel();
+                    continue;
+                }
+                Event::Extension { from, name, payload } => {
+                    self.extensions.deliver(from, &name, payload);
+                    continue;
+                }
                 Event::Reorganized { .. } => self.held_blocks = self.replica.core().bitfield().count(),
             }
             changed = true;

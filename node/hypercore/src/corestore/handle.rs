@@ -139,6 +139,11 @@ impl CoreHandle {
         self.shared.closed.is_cancelled()
     }
 
+    /// Waits until the store has closed or removed the core.
+    pub async fn closed(&self) {
+        self.shared.closed.cancelled().await;
+    }
+
     /// Traffic so far.
     pub async fn stats(&self) -> CoreStats {
         self.shared.lock().await.stats
@@ -342,6 +347,10 @@ fn failed(index: u64, source: impl std::error::Error + Send + Sync + 'static) ->
 impl Blocks for CoreHandle {
     fn length(&self) -> u64 {
         self.state().length
+    }
+
+    fn fork(&self) -> u64 {
+        self.state().fork
     }
 
     async fn get(&self, index: u64) -> Result<Bytes, BlocksError> {

@@ -11,6 +11,7 @@
 
 pub(crate) mod cell;
 mod claim;
+mod extension;
 mod handle;
 mod key_file;
 mod lock;
@@ -38,12 +39,9 @@ use outbox::Outbox;
 
 pub use cell::BoxedCore;
 pub use claim::Claim;
+pub use extension::Extension;
 pub use handle::{CoreHandle, CoreState, CoreStats, Download};
 pub use primary_key::PrimaryKey;
-
-/// Requests in flight per peer and core: with blocks of 64 KiB this fills a path of 8 MiB, and of a larger one the peer's own
-/// queue is full.
-pub(crate) const IN_FLIGHT: usize = 128;
 
 /// How a store behaves.
 #[derive(Debug, Clone)]

@@ -23,6 +23,7 @@ const MESSAGE_BYTES: usize = 64;
 struct Queue {
     messages: VecDeque<(PeerId, Message)>,
     attach: Vec<Arc<Shared>>,
+    serve: Vec<PeerId>,
     bytes: usize,
     overflowed: bool,
 }
@@ -65,6 +66,20 @@ impl Outbox {
 
     pub(crate) fn take_attach(&self) -> Vec<Arc<Shared>> {
         std::mem::take(&mut self.lock().attach)
+    }
+
+    /// Tells the connection that something is to be pushed to a peer.
+    pub(crate) fn serve(&self, peer: PeerId) {
+        let mut queue = self.lock();
+        if !queue.serve.contains(&peer) {
+            queue.serve.push(peer);
+        }
+        drop(queue);
+        self.notify.notify_one();
+    }
+
+    pub(crate) fn take_serve(&self) -> Vec<PeerId> {
+        std::mem::take(&mut self.lock().serve)
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -133,6 +148,7 @@ fn size(message: &Message) -> usize {
         + match message {
             Message::Bitfield(bitfield) => 4 * bitfield.words.len(),
             Message::Data(data) => data.proof.size_hint(),
+            Message::Extension(extension) => extension.name.len() + extension.payload.len(),
             _ => 0,
         }
 }

@@ -1,53 +1,52 @@
-//! What one connection knows: its channels and the cores behind them.
+//! What one connection knows: its channels and the cores behind them. What cores are told is in `receiving`, what they say and
+//! serve in `serving`.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use cumulet_protomux::{ChannelId, Event as MuxEvent, Mux, Request as OpenRequest};
 use cumulet_secret_stream::{Event as StreamEvent, SecretStream};
 use tokio::task::{JoinError, JoinSet};
 
-use super::{OUTPUT_BUDGET_BYTES, OUTPUT_LIMIT_BYTES, ReplicateError};
-use crate::corestore::cell::{COMMIT_BYTES, Cell, Shared};
+use super::receiving::Batch;
+use super::{OUTPUT_LIMIT_BYTES, ReplicateError};
+use crate::corestore::cell::{Cell, Shared};
 use crate::corestore::outbox::{OUTBOX_BUDGET_BYTES, Outbox};
 use crate::corestore::{Corestore, CorestoreError};
 use crate::crypto::{Hash, capability};
-use crate::messages::{Handshake, Message, PROTOCOL};
-use crate::replication::{PeerFault, PeerId};
+use crate::messages::{Handshake, PROTOCOL};
+use crate::replication::PeerId;
 use crate::storage::StorageError;
 
-/// Messages of this size go into frames of their own: a batch is read only when all of it has arrived.
-const LONE_FRAME_BYTES: usize = 16 * 1024;
-/// Uploads of one core before the next core's turn.
-const UPLOADS_PER_TURN: usize = 32;
 /// Events handled before what they caused is sent.
 const EVENTS_PER_TURN: usize = 1024;
 
 /// A channel of a core.
-struct Channel {
-    core: Arc<Shared>,
+pub(super) struct Channel {
+    pub(super) core: Arc<Shared>,
     /// Known since the remote proved that it has the core's key.
-    peer: Option<PeerId>,
+    pub(super) peer: Option<PeerId>,
 }
 
 pub(super) struct Connection {
     pub(super) stream: SecretStream,
     pub(super) outbox: Arc<Outbox>,
     pub(super) commits: JoinSet<(Arc<Shared>, Result<(), StorageError>)>,
-    store: Corestore,
-    mux: Mux,
-    channels: HashMap<ChannelId, Channel>,
-    peers: HashMap<PeerId, ChannelId>,
+    pub(super) store: Corestore,
+    pub(super) mux: Mux,
+    pub(super) channels: HashMap<ChannelId, Channel>,
+    pub(super) peers: HashMap<PeerId, ChannelId>,
     /// Peers of this connection that wait for answers, each once.
-    uploads: VecDeque<PeerId>,
+    pub(super) uploads: VecDeque<PeerId>,
     /// Cores that the remote has misused: not opened again on this connection.
-    refused: HashSet<Hash>,
-    dirty: HashMap<Hash, Arc<Shared>>,
-    commit_at: Option<Instant>,
+    pub(super) refused: HashSet<Hash>,
+    pub(super) dirty: HashMap<Hash, Arc<Shared>>,
+    pub(super) commit_at: Option<Instant>,
     /// Whether the handshake is done and the cores have been offered.
     open: bool,
+    /// Messages for one core that were received and not handled yet: its lock is taken once for all of them.
+    pub(super) batch: Batch,
     /// Whether the last turn stopped before it had handled everything that was received.
     unfinished: bool,
 }
@@ -71,6 +70,7 @@ impl Connection {
             dirty: HashMap::new(),
             commit_at: None,
             open: false,
+            batch: Batch::default(),
             unfinished: false,
         })
     }
@@ -88,7 +88,7 @@ impl Connection {
         self.commit_at
     }
 
-    fn pending(&self, unwritten: usize) -> usize {
+    pub(super) fn pending(&self, unwritten: usize) -> usize {
         unwritten + self.stream.pending_output() + self.mux.queued_bytes()
     }
 
@@ -99,6 +99,7 @@ impl Connection {
         while handled < EVENTS_PER_TURN && !self.is_over_budget(unwritten) && self.next_event().await? {
             handled += 1;
         }
+        self.hand_over().await;
         self.unfinished = handled == EVENTS_PER_TURN;
         if self.outbox.overflowed() {
             return Err(ReplicateError::Deaf);
@@ -149,6 +150,9 @@ impl Connection {
     }
 
     async fn on_mux_event(&mut self, event: MuxEvent) -> Result<(), ReplicateError> {
+        if !matches!(event, MuxEvent::Message { .. }) {
+            self.hand_over().await;
+        }
         match event {
             MuxEvent::Requested(request) => self.on_requested(&request).await?,
             MuxEvent::Opened { channel, handshake } => self.on_opened(channel, &handshake).await,
@@ -156,7 +160,7 @@ impl Connection {
                 channel,
                 kind,
                 payload,
-            } => self.on_message(channel, kind, payload).await,
+            } => self.on_message(channel, kind, &payload).await,
             MuxEvent::Closed { channel, .. } => self.forget(channel).await,
         }
         Ok(())
@@ -202,7 +206,7 @@ impl Connection {
     }
 
     /// Opens a channel for a core, which pairs with the remote's if it has one open.
-    fn open_channel(&mut self, core: Arc<Shared>) {
+    pub(super) fn open_channel(&mut self, core: Arc<Shared>) {
         let Some(capability) = self.capability(&core, true) else {
             return;
         };
@@ -236,147 +240,15 @@ impl Connection {
         }
     }
 
-    async fn on_message(&mut self, channel: ChannelId, kind: u64, payload: Bytes) {
-        let Some(Channel {
-            core,
-            peer: Some(peer),
-        }) = self.channels.get(&channel)
-        else {
-            return;
-        };
-        let (core, peer) = (core.clone(), *peer);
-        let message = match Message::decode(kind, &payload) {
-            Ok(message) => message,
-            // Types of the future are ignored, damaged messages are not.
-            Err(_) if kind > LAST_KIND => return,
-            Err(error) => {
-                tracing::debug!(%error, kind, "undecodable message");
-                return self.refuse(channel).await;
-            }
-        };
-        let is_sync = matches!(message, Message::Sync(_) | Message::Data(_));
-        let mut cell = core.lock().await;
-        let Cell {
-            replicator, replica, ..
-        } = &mut *cell;
-        let result = replicator.on_message(peer, message, replica, Instant::now());
-        let uploads = replicator.has_uploads(peer);
-        cell.pump(&core);
-        let (dirty, large) = (cell.dirty, cell.uncommitted_bytes >= COMMIT_BYTES);
-        drop(cell);
-        if is_sync || dirty {
-            core.activity.send_modify(|count| *count += 1);
-        }
-        if dirty && !self.dirty.contains_key(&core.discovery_key) {
-            self.dirty.insert(core.discovery_key, core.clone());
-            self.commit_at
-                .get_or_insert_with(|| Instant::now() + core.config.commit_interval);
-        }
-        if large {
-            self.commit_at = Some(Instant::now());
-        }
-        if uploads && !self.uploads.contains(&peer) {
-            self.uploads.push_back(peer);
-        }
-        match result {
-            Ok(()) | Err(PeerFault::Unknown) => {}
-            Err(PeerFault::Storage(error)) => {
-                tracing::error!(%error, "storage failed while replicating; the core's channel is closed");
-                self.give_up(channel).await;
-            }
-            Err(fault) => {
-                tracing::warn!(%fault, "peer given up");
-                self.refuse(channel).await;
-            }
-        }
-    }
-
-    /// Takes what cores have to say, while there is room.
-    fn say(&mut self, unwritten: usize) {
-        for core in self.outbox.take_attach() {
-            if !self.refused.contains(&core.discovery_key) {
-                self.open_channel(core);
-            }
-        }
-        while self.pending(unwritten) < OUTPUT_BUDGET_BYTES {
-            let Some((peer, message)) = self.outbox.pop() else {
-                return;
-            };
-            if let Some(channel) = self.peers.get(&peer) {
-                let channel = *channel;
-                self.send(channel, &message);
-            }
-        }
-    }
-
-    fn send(&mut self, channel: ChannelId, message: &Message) {
-        let payload = message.encode();
-        let alone = payload.len() >= LONE_FRAME_BYTES;
-        if alone {
-            self.mux.flush();
-        }
-        if let Err(error) = self.mux.send(channel, message.kind(), &payload) {
-            // A block that no frame can carry: we would not have taken it from a peer either.
-            tracing::warn!(%error, "message not sent");
-        }
-        if alone {
-            self.mux.flush();
-        }
-    }
-
-    /// Answers requests while there is room, one core after the other.
-    async fn upload(&mut self, unwritten: usize) {
-        while self.pending(unwritten) < OUTPUT_BUDGET_BYTES {
-            let Some(peer) = self.uploads.pop_front() else {
-                return;
-            };
-            let Some(&channel) = self.peers.get(&peer) else {
-                continue;
-            };
-            let Some(core) = self.channels.get(&channel).map(|channel| channel.core.clone()) else {
-                continue;
-            };
-            let mut cell = core.lock().await;
-            let Cell {
-                replicator, replica, ..
-            } = &mut *cell;
-            let mut result = Ok(());
-            for _ in 0..UPLOADS_PER_TURN {
-                match replicator.next_upload(peer, replica) {
-                    Ok(Some(message)) => self.send(channel, &message),
-                    Ok(None) => break,
-                    Err(fault) => {
-                        result = Err(fault);
-                        break;
-                    }
-                }
-                if self.pending(unwritten) >= OUTPUT_BUDGET_BYTES {
-                    break;
-                }
-            }
-            let more = replicator.has_uploads(peer);
-            cell.pump(&core);
-            drop(cell);
-            match result {
-                Ok(()) if more => self.uploads.push_back(peer),
-                Ok(()) => {}
-                Err(fault) => {
-                    tracing::warn!(%fault, "peer given up");
-                    self.refuse(channel).await;
-                }
-            }
-        }
-    }
-
     /// Closes a channel whose peer broke the rules, and opens none for the core again.
-    async fn refuse(&mut self, channel: ChannelId) {
+    pub(super) async fn refuse(&mut self, channel: ChannelId) {
         if let Some(channel) = self.channels.get(&channel) {
             self.refused.insert(channel.core.discovery_key);
         }
         self.give_up(channel).await;
     }
 
-    async fn give_up(&mut self, channel: ChannelId) {
+    pub(super) async fn give_up(&mut self, channel: ChannelId) {
         self.mux.close(channel);
         self.forget(channel).await;
     }
@@ -417,15 +289,16 @@ impl Connection {
         }
     }
 
-    /// Looks at requests without an answer, and at cores that were closed.
+    /// Looks at requests without an answer, at answers that are due, and at cores that were closed.
     pub(super) async fn tick(&mut self) {
         let now = Instant::now();
-        let mut closed = Vec::new();
+        let (mut closed, mut faulty) = (Vec::new(), Vec::new());
         for (id, channel) in &self.channels {
             if channel.core.closed.is_cancelled() {
                 closed.push(*id);
                 continue;
             }
+            let Some(peer) = channel.peer else { continue };
             let mut cell = channel.core.lock().await;
             let Cell {
                 replicator, replica, ..
@@ -434,10 +307,20 @@ impl Connection {
             if replicator.poll_timeout().is_some_and(|due| due <= now) {
                 replicator.on_timeout(replica, now);
             }
+            if let Some(fault) = replicator.fault(peer) {
+                faulty.push((*id, fault));
+            }
+            if replicator.has_uploads(peer, now) && !self.uploads.contains(&peer) {
+                self.uploads.push_back(peer);
+            }
             cell.pump(&channel.core);
         }
         for channel in closed {
             self.give_up(channel).await;
+        }
+        for (channel, fault) in faulty {
+            tracing::warn!(%fault, "peer given up");
+            self.refuse(channel).await;
         }
     }
 
@@ -451,6 +334,3 @@ impl Connection {
         }
     }
 }
-
-/// The highest message type that is known.
-const LAST_KIND: u64 = 9;

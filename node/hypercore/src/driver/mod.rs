@@ -8,6 +8,8 @@
 //! A connection that fails costs nothing but itself; a core that fails costs its channels.
 
 mod connection;
+mod receiving;
+mod serving;
 
 use std::time::{Duration, Instant};
 
@@ -25,10 +27,13 @@ use connection::Connection;
 pub(crate) const OUTPUT_BUDGET_BYTES: usize = 4 << 20;
 /// What may wait in all, answers that are no blocks included, before nothing more is read: the budget and one largest frame.
 const OUTPUT_LIMIT_BYTES: usize = OUTPUT_BUDGET_BYTES + (20 << 20);
-/// Room made for each read of the transport.
+/// Room made for reads of the transport.
 const READ_BYTES: usize = 256 * 1024;
-/// How often requests without an answer are looked at.
-const TICK: Duration = Duration::from_secs(2);
+/// Room that is enough for one more read. Blocks that are kept share the room that they were received in: making more while
+/// there is some would waste what is left.
+const READ_AGAIN_BYTES: usize = 16 * 1024;
+/// How often requests without an answer are looked at, and delayed answers.
+const TICK: Duration = Duration::from_millis(500);
 
 /// How the secret stream of a connection begins. Seeds are fresh random bytes for each connection.
 pub enum Session {
@@ -124,7 +129,9 @@ where
         let next_commit = connection.next_commit();
         let keep_alive = connection.stream.poll_timeout();
         let input = connection.stream.receive_buffer();
-        input.reserve(READ_BYTES);
+        if input.capacity() - input.len() < READ_AGAIN_BYTES {
+            input.reserve(READ_BYTES);
+        }
         tokio::select! {
             read = reader.read_buf(input), if listening => {
                 if read? == 0 {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Applied, ApplyError, ProveError, Reorganized, Replica};
-use crate::core::{Core, ProveError as CoreProveError, Reorg, SeekResult, VerifyError};
+use crate::core::{Conflict, Core, ProveError as CoreProveError, Reorg, SeekResult, VerifyError};
 use crate::messages::Request;
 use crate::proof::Proof;
 use crate::storage::Storage;
@@ -95,6 +95,37 @@ impl<S: Storage> Replica for CoreReplica<S> {
             upgraded_from: applied.upgraded().then_some(applied.old_length),
             reorganized_from: None,
         })
+    }
+
+    fn apply_blocks(&mut self, proofs: Vec<Proof>) -> Vec<Result<Applied, ApplyError>> {
+        let of = |proof: &Proof| {
+            let block = proof.block.as_ref();
+            block.map(|block| (block.index, block.value.len() as u64, self.core.has(block.index)))
+        };
+        let blocks: Vec<_> = proofs.iter().map(of).collect();
+        let applied = match self.core.verify_and_apply_blocks(proofs) {
+            Ok(applied) => applied,
+            Err(error) => {
+                let failed = |_| Err(ApplyError::Storage(error.to_string()));
+                return blocks.into_iter().map(failed).collect();
+            }
+        };
+        let result = |(applied, block): (Result<crate::core::Applied, VerifyError>, _)| {
+            let applied = applied.map_err(apply_error)?;
+            if applied.other_fork {
+                return Err(ApplyError::Stale);
+            }
+            let new = |(index, bytes, held): (u64, u64, bool)| (!held).then_some((index, bytes));
+            Ok(Applied {
+                block: Option::and_then(block, new),
+                ..Applied::default()
+            })
+        };
+        applied.into_iter().zip(blocks).map(result).collect()
+    }
+
+    fn conflict(&mut self, proof: &Proof) -> Result<Option<Conflict>, ApplyError> {
+        self.core.check_conflict(proof).map_err(apply_error)
     }
 
     fn reorganize(&mut self, proof: Proof) -> Result<Reorganized, ApplyError> {

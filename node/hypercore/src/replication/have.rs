@@ -114,6 +114,13 @@ impl PeerBlocks {
         self.known.contains(block) || self.window(block).is_some_and(|window| window.contains(block))
     }
 
+    /// If the peer has a block: the end of what it surely has from there on.
+    pub(super) fn end_of_run(&self, block: u64) -> Option<u64> {
+        let known = self.known.intervals.range(..=block).next_back();
+        let end = known.map(|(_, end)| *end).filter(|end| block < *end);
+        end.or_else(|| self.contains(block).then_some(block + 1))
+    }
+
     /// Whether the peer has told of all of a range. Says no for a range in window bits: it costs one message at most.
     pub(super) fn contains_range(&self, range: &Range<u64>) -> bool {
         let end = self

@@ -1,9 +1,9 @@
 //! Replication of one core with many peers, without IO: messages and time in, messages, timers and events out.
 //!
 //! A [`Replicator`] is told of each peer whose channel opened and whose capability was checked, fed with that peer's
-//! messages, and asked for what to send. It decides what to ask of whom (`download`) and answers what peers ask
-//! (`upload`); what a peer has is kept in `have`. The core itself sits behind [`Replica`], which verifies everything
-//! before it stores it.
+//! messages, and asked for what to send. It decides what to ask of whom (`ask`, `choose`) and how much of it at once
+//! (`window`), takes the answers (`download`) and answers what peers ask (`upload`); what a peer has is kept in `have`. The
+//! core itself sits behind [`Replica`], which verifies everything before it stores it.
 //!
 //! Invariants: memory is bounded whatever a peer says: claims are intervals or windows that were asked for, queues have
 //! limits, and nothing is sized by a claimed length. A peer that proves something false is never asked again. Blocks are
@@ -13,36 +13,44 @@
 //!
 //! Source: npm hypercore 11.37 `lib/replicator.js`, `lib/wants.js`.
 
+mod ask;
+mod choose;
+mod conflict;
 mod core_replica;
 mod download;
+mod extension;
 mod have;
 mod peer;
+mod push;
 mod replica;
 mod upload;
+mod uploads;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
+use crate::core::Conflict;
 use crate::messages::{self, Message};
 
 pub use core_replica::CoreReplica;
+pub use extension::MAX_EXTENSION_BYTES;
 pub use have::BlockSet;
 pub use replica::{Applied, ApplyError, ProveError, Reorganized, Replica};
+pub use window::{FIRST_IN_FLIGHT, MAX_IN_FLIGHT, MAX_WINDOW_BYTES, MIN_IN_FLIGHT, MIN_WINDOW_BYTES};
 
-use download::{InFlight, Reorganization};
+use ask::{InFlight, Reorganization};
 use peer::Peer;
 
 /// One connection's channel of this core; the driver chooses the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub u64);
 
-/// Requests in flight per peer when the driver doesn't know better: what JS uses on streams other than UDX.
-pub const DEFAULT_IN_FLIGHT: usize = 48;
-/// Most requests in flight per peer (JS's upper limit).
-pub const MAX_IN_FLIGHT: usize = 512;
-/// Requests of one peer that wait for an answer here; JS never has more in flight.
-pub const MAX_QUEUED_REQUESTS: usize = 1024;
+/// Requests of one peer that wait for an answer here: JS never has more than 512 in flight, we [`MAX_IN_FLIGHT`].
+pub const MAX_QUEUED_REQUESTS: usize = 2048;
 /// Requests that can't be proven before the peer is given up (JS: 64).
 pub const MAX_INVALID_REQUESTS: u32 = 64;
 /// Refusals before nothing more is asked of a peer until it announces something new (JS: 32).
@@ -54,6 +62,17 @@ pub const ANNOUNCED_TAIL: u64 = 256;
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Timeouts in a row before nothing more is asked of a peer.
 pub const MAX_TIMEOUTS: u32 = 3;
+
+/// False proofs after which a peer is given up, also if it proves after each that its tree is ours (a damaged disk may do that).
+pub const MAX_BAD_PROOFS: u32 = 3;
+/// Peers that one block is asked of at a time (JS: 3).
+pub const MAX_ASKED: usize = 3;
+/// Shortest time after which an idle peer is asked for what another was asked for already: well above the time that a busy
+/// process takes to answer.
+pub const HOT_SWAP_AFTER: Duration = Duration::from_millis(250);
+
+/// How long a peer that refused a seek is not asked for one again.
+pub const SEEK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a peer's channel must be closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,6 +119,18 @@ pub enum Event {
         /// Fork now.
         fork: u64,
     },
+    /// Two signed trees of one fork and length exist. The core is frozen: nothing more is asked or answered. What the
+    /// replicator still has to say, our side of the evidence, is to be said before the channels are closed.
+    Conflict(Box<Conflict>),
+    /// A message of an extension that was registered.
+    Extension {
+        /// Who sent it.
+        from: PeerId,
+        /// The extension's name.
+        name: String,
+        /// The message.
+        payload: Bytes,
+    },
     /// A block was sent.
     BlockSent {
         /// Which.
@@ -117,12 +148,15 @@ pub struct Replicator {
     peers: BTreeMap<PeerId, Peer>,
     downloading: bool,
     next_request: u64,
-    in_flight: HashMap<u64, InFlight>,
-    /// Blocks being asked for, with the request.
-    blocks_in_flight: HashMap<u64, u64>,
-    upgrade_in_flight: Option<u64>,
-    /// Blocks that somebody waits for.
+    /// By number, so oldest first.
+    in_flight: BTreeMap<u64, InFlight>,
+    /// Blocks being asked for, with the requests, at most [`MAX_ASKED`].
+    blocks_in_flight: HashMap<u64, Vec<u64>>,
+    /// Requests about the tree, at most [`MAX_ASKED`].
+    tree_in_flight: Vec<u64>,
+    /// Blocks that somebody waits for, and those of them that are not asked for now.
     urgent: BTreeSet<u64>,
+    urgent_open: BTreeSet<u64>,
     /// Blocks that are wanted without hurry.
     wanted: BlockSet,
     /// Wanted blocks whose request failed: looked at before every peer's own scan.
@@ -132,6 +166,11 @@ pub struct Replicator {
     reorganization: Option<Reorganization>,
     /// Blocks that were stored and are not durable yet, so not announced.
     uncommitted: BlockSet,
+    /// Whether a conflict was proven.
+    frozen: bool,
+    allow_push: bool,
+    /// Names of extensions whose messages are given out.
+    extensions: BTreeSet<String>,
     /// Blocks of a commit that began and has not ended.
     committing: BlockSet,
     outputs: VecDeque<(PeerId, Message)>,
@@ -151,15 +190,19 @@ impl Replicator {
             peers: BTreeMap::new(),
             downloading: true,
             next_request: 1,
-            in_flight: HashMap::new(),
+            in_flight: BTreeMap::new(),
             blocks_in_flight: HashMap::new(),
-            upgrade_in_flight: None,
+            tree_in_flight: Vec::new(),
             urgent: BTreeSet::new(),
+            urgent_open: BTreeSet::new(),
             wanted: BlockSet::default(),
             again: BTreeSet::new(),
             seeks: BTreeMap::new(),
             reorganization: None,
             uncommitted: BlockSet::default(),
+            frozen: false,
+            allow_push: false,
+            extensions: BTreeSet::new(),
             committing: BlockSet::default(),
             outputs: VecDeque::new(),
             events: VecDeque::new(),
@@ -168,7 +211,10 @@ impl Replicator {
 
     /// A peer's channel opened and its capability was right. Says hello and begins to ask.
     pub fn add_peer(&mut self, id: PeerId, core: &mut impl Replica, now: Instant) {
-        self.peers.insert(id, Peer::new(DEFAULT_IN_FLIGHT));
+        if self.frozen {
+            return;
+        }
+        self.peers.insert(id, Peer::new());
         self.send_sync(id, core);
         let contiguous = core.contiguous_length();
         if contiguous > 0 {
@@ -198,6 +244,10 @@ impl Replicator {
         for request in requests {
             self.give_up(request);
         }
+        for peer in self.peers.values_mut() {
+            // What only two had, only one has now.
+            peer.scanned_alone = 0;
+        }
         if self
             .peers
             .values()
@@ -226,11 +276,26 @@ impl Replicator {
         .max()
     }
 
-    /// Requests that a peer may have in flight: from round trip and bandwidth, which the driver knows.
+    /// Requests that a peer may have in flight now, by its round trip and the rate at which it answers.
+    pub fn in_flight_limit(&self, id: PeerId) -> Option<usize> {
+        self.peers.get(&id).map(|peer| peer.window.limit())
+    }
+
+    /// Most requests that a peer may ever have in flight, at most [`MAX_IN_FLIGHT`].
     pub fn set_in_flight_limit(&mut self, id: PeerId, limit: usize) {
         if let Some(peer) = self.peers.get_mut(&id) {
-            peer.limit = limit.clamp(1, MAX_IN_FLIGHT);
+            peer.window.set_cap(limit.max(1));
         }
+    }
+
+    /// Whether a conflict was proven, so that the core is not replicated any more.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// What a peer did, after which it must be removed and its channel closed.
+    pub fn fault(&self, id: PeerId) -> Option<PeerFault> {
+        self.peers.get(&id).and_then(|peer| peer.fault.clone())
     }
 
     /// Whether this side wants data at all; tells every peer.
@@ -244,6 +309,9 @@ impl Replicator {
     pub fn want_block(&mut self, index: u64, core: &mut impl Replica, now: Instant) {
         if !core.has(index) {
             self.urgent.insert(index);
+            if !self.blocks_in_flight.contains_key(&index) {
+                self.urgent_open.insert(index);
+            }
             self.schedule(core, now);
         }
     }
@@ -251,6 +319,7 @@ impl Replicator {
     /// Nobody waits for a block any more.
     pub fn cancel_block(&mut self, index: u64) {
         self.urgent.remove(&index);
+        self.urgent_open.remove(&index);
     }
 
     /// Somebody waits to know which block holds a byte position, counted without `padding` bytes per block.
@@ -348,23 +417,77 @@ impl Replicator {
         core: &mut impl Replica,
         now: Instant,
     ) -> Result<(), PeerFault> {
+        self.on_messages(id, [message], core, now)
+    }
+
+    /// Handles messages of one peer in their order, blocks that follow each other together; new requests are made once, at the
+    /// end. Stops at the first error, which means what it means in [`Replicator::on_message`].
+    pub fn on_messages(
+        &mut self,
+        id: PeerId,
+        messages: impl IntoIterator<Item = Message>,
+        core: &mut impl Replica,
+        now: Instant,
+    ) -> Result<(), PeerFault> {
+        if !self.peers.contains_key(&id) {
+            return Err(PeerFault::Unknown);
+        }
+        if self.frozen {
+            return Ok(());
+        }
+        let (mut data, mut asks) = (Vec::new(), false);
+        for message in messages {
+            if let Message::Data(answer) = message {
+                data.push(answer);
+                continue;
+            }
+            if !data.is_empty() {
+                self.on_data(id, std::mem::take(&mut data), core, now)?;
+                asks = true;
+            }
+            asks |= self.on_other(id, message, core, now)?;
+        }
+        if !data.is_empty() {
+            self.on_data(id, data, core, now)?;
+            asks = true;
+        }
+        if asks {
+            self.schedule(core, now);
+        }
+        Ok(())
+    }
+
+    /// Handles a message that is no Data. Returns whether there may be more to ask for.
+    fn on_other(
+        &mut self,
+        id: PeerId,
+        message: Message,
+        core: &mut impl Replica,
+        now: Instant,
+    ) -> Result<bool, PeerFault> {
         let peer = self.peers.get_mut(&id).ok_or(PeerFault::Unknown)?;
         match message {
             Message::Sync(sync) => self.on_sync(id, &sync, core),
-            Message::Request(request) => return peer.enqueue(request),
-            Message::Cancel(cancel) => {
-                peer.uploads.retain(|request| request.id != cancel.request);
-                return Ok(());
+            Message::Request(request) => {
+                peer.uploads.push(request)?;
+                return Ok(false);
             }
-            Message::Data(data) => self.on_data(id, data, core, now)?,
+            Message::Cancel(cancel) => {
+                peer.uploads.remove(cancel.request);
+                peer.delayed.retain(|(_, request)| *request != cancel.request);
+                return Ok(false);
+            }
             Message::NoData(no_data) => {
                 peer.answered = Some(now);
-                self.on_no_data(id, &no_data);
+                self.on_no_data(id, &no_data, now)?;
             }
-            Message::Want(want) => return self.on_want(id, &want, core),
+            Message::Want(want) => {
+                self.on_want(id, &want, core)?;
+                return Ok(false);
+            }
             Message::Unwant(unwant) => {
                 peer.wants.remove(unwant.start, unwant.length);
-                return Ok(());
+                return Ok(false);
             }
             Message::Bitfield(bitfield) => peer.on_bitfield(&bitfield),
             Message::Range(range) => {
@@ -373,15 +496,23 @@ impl Replicator {
                     self.send_sync(id, core);
                 }
             }
-            Message::Extension(_) => return Ok(()),
+            Message::Extension(message) => {
+                self.on_extension(id, message);
+                return Ok(false);
+            }
+            Message::Data(_) => {}
         }
-        self.schedule(core, now);
-        Ok(())
+        Ok(true)
     }
 
-    /// When [`Replicator::on_timeout`] has something to do.
+    /// When [`Replicator::on_timeout`] has something to do: an answer is late, or a peer may be asked for what is asked of another.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.in_flight.values().map(|asked| self.due(asked)).min()
+        let late = self.in_flight.values().map(|asked| self.due(asked)).min();
+        let doubted = self.peers.values().filter_map(|peer| peer.doubted);
+        let doubted = doubted.map(|since| since + REQUEST_TIMEOUT).min();
+        let oldest = self.in_flight.values().next().filter(|_| self.peers.len() > 1);
+        let swap = oldest.map(|asked| asked.sent + HOT_SWAP_AFTER);
+        [late, doubted, swap].into_iter().flatten().min()
     }
 
     fn due(&self, asked: &InFlight) -> Instant {
@@ -389,7 +520,8 @@ impl Replicator {
         answered.map_or(asked.sent, |answered| answered.max(asked.sent)) + REQUEST_TIMEOUT
     }
 
-    /// Takes back requests that were not answered in time, and asks others.
+    /// Takes back requests that were not answered in time, and asks others. Peers that could have used the time to defend
+    /// themselves, and did not, have a [`fault`](Self::fault) afterwards.
     pub fn on_timeout(&mut self, core: &mut impl Replica, now: Instant) {
         let late = self.in_flight.iter().filter(|(_, asked)| self.due(asked) <= now);
         let late: Vec<(u64, PeerId)> = late.map(|(request, asked)| (*request, asked.peer)).collect();
@@ -401,6 +533,11 @@ impl Replicator {
         for id in silent {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.timeouts += 1;
+            }
+        }
+        for peer in self.peers.values_mut() {
+            if peer.doubted.is_some_and(|since| since + REQUEST_TIMEOUT <= now) {
+                peer.fault = Some(PeerFault::BadProof("it doesn't prove its tree either".to_owned()));
             }
         }
         self.schedule(core, now);
@@ -459,7 +596,7 @@ impl Replicator {
             uploading: true,
             downloading: self.downloading,
             has_manifest: core.has_manifest(),
-            allow_push: false,
+            allow_push: self.allow_push && self.downloading,
         };
         self.send(id, Message::Sync(sync));
     }
@@ -474,6 +611,7 @@ impl Replicator {
         peer.proven = None;
         if first_or_new {
             peer.rescan_from(0);
+            peer.pushed_length = 0;
         }
         // A reader upgrades only when the last Sync it got showed its own length back.
         if first_or_new && sync.fork == core.fork() && core.length() > sync.length {

@@ -4,8 +4,13 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::have::{PeerBlocks, Wants};
-use super::{MAX_QUEUED_REQUESTS, MAX_REFUSALS, MAX_TIMEOUTS, PeerFault};
-use crate::messages::{self, Request};
+use super::uploads::Uploads;
+use super::window::{MIN_IN_FLIGHT, Window};
+use super::{MAX_REFUSALS, MAX_TIMEOUTS, PeerFault};
+use crate::messages;
+
+/// Requests beyond the window for blocks that somebody waits for.
+const URGENT_RESERVE: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -21,23 +26,43 @@ pub(super) struct Peer {
     /// What it wants to be told about.
     pub wants: Wants,
     /// Requests that wait for an answer, in order.
-    pub uploads: VecDeque<Request>,
+    pub uploads: Uploads,
     pub invalid_requests: u32,
     pub refusals: u32,
     pub timeouts: u32,
     /// When it last answered something: what is still queued behind that answer is not late yet.
     pub answered: Option<Instant>,
-    /// Requests it may have in flight, and has.
-    pub limit: usize,
+    /// How much it may have in flight, and how many requests it has.
+    pub window: Window,
     pub in_flight: usize,
     /// The fully contiguous length that it was told last.
     pub told_contiguous: u64,
     /// Wanted blocks before this were looked at: held, asked for, queued again, or not available here.
     pub scanned: u64,
+    /// As `scanned`, when looking for blocks that no other peer has.
+    pub scanned_alone: u64,
+    /// Proofs from it that were false.
+    pub bad_proofs: u32,
+    /// Since when it is to prove that its tree is ours, after a false proof. Nothing else is asked of it meanwhile.
+    pub doubted: Option<Instant>,
+    /// Unasked proofs from it that were looked at.
+    pub unasked_proofs: u32,
+    /// What it did that makes it useless; nothing is asked of it and its channel is to be closed.
+    pub fault: Option<PeerFault>,
+    /// Requests that are refused later, and when; at most [`super::MAX_INVALID_REQUESTS`].
+    pub delayed: VecDeque<(Instant, u64)>,
+    /// No seek is asked of it until then.
+    pub seek_after: Option<Instant>,
+    /// Blocks to be pushed to it.
+    pub pushes: VecDeque<u64>,
+    /// The length that was sent to it, asked for or not.
+    pub pushed_length: u64,
+    /// Name of its last extension message.
+    pub extension: String,
 }
 
 impl Peer {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             remote: messages::Sync::default(),
             synced: false,
@@ -45,41 +70,55 @@ impl Peer {
             reminded: false,
             blocks: PeerBlocks::default(),
             wants: Wants::default(),
-            uploads: VecDeque::new(),
+            uploads: Uploads::default(),
             invalid_requests: 0,
             refusals: 0,
             timeouts: 0,
             answered: None,
-            limit,
+            window: Window::new(),
             in_flight: 0,
             told_contiguous: 0,
             scanned: 0,
+            scanned_alone: 0,
+            bad_proofs: 0,
+            doubted: None,
+            unasked_proofs: 0,
+            fault: None,
+            delayed: VecDeque::new(),
+            seek_after: None,
+            pushes: VecDeque::new(),
+            pushed_length: 0,
+            extension: String::new(),
         }
     }
 
     /// Whether anything more may be asked of it now.
     pub(super) fn may_ask(&self) -> bool {
+        self.is_useful() && self.in_flight < self.window.limit()
+    }
+
+    /// Whether a block that somebody waits for may be asked of it although its window is full.
+    pub(super) fn may_ask_urgent(&self) -> bool {
+        self.is_useful() && self.in_flight < self.window.limit() + URGENT_RESERVE
+    }
+
+    /// Whether it has so little to do that it may be asked for what others are asked for (as in JS).
+    pub(super) fn may_swap(&self) -> bool {
+        self.is_useful() && self.in_flight < (self.window.limit() / 2).max(MIN_IN_FLIGHT)
+    }
+
+    /// Whether it is asked at all.
+    pub(super) fn is_useful(&self) -> bool {
         self.synced
-            && self.in_flight < self.limit
+            && self.fault.is_none()
+            && self.doubted.is_none()
             && self.refusals < MAX_REFUSALS
             && self.timeouts < MAX_TIMEOUTS
     }
 
     pub(super) fn rescan_from(&mut self, block: u64) {
         self.scanned = self.scanned.min(block);
-    }
-
-    pub(super) fn enqueue(&mut self, request: Request) -> Result<(), PeerFault> {
-        self.uploads.retain(|queued| queued.id != request.id);
-        if self.uploads.len() >= MAX_QUEUED_REQUESTS {
-            return Err(PeerFault::BadRequests);
-        }
-        if request.priority > 0 {
-            self.uploads.push_front(request);
-        } else {
-            self.uploads.push_back(request);
-        }
-        Ok(())
+        self.scanned_alone = self.scanned_alone.min(block);
     }
 
     pub(super) fn on_range(&mut self, range: &messages::Range) {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::core::Conflict;
 use crate::messages::Request;
 use crate::proof::Proof;
 
@@ -84,9 +85,17 @@ pub trait Replica {
     fn prove(&mut self, request: &Request) -> Result<Proof, ProveError>;
     /// Verifies and stores a proof of our fork.
     fn apply(&mut self, proof: Proof) -> Result<Applied, ApplyError>;
+    /// As [`Replica::apply`] for each of several proofs of one block and nothing else, in their order.
+    fn apply_blocks(&mut self, proofs: Vec<Proof>) -> Vec<Result<Applied, ApplyError>> {
+        proofs.into_iter().map(|proof| self.apply(proof)).collect()
+    }
     /// Verifies a whole tree of a higher fork (a proof with an upgrade), or goes on with what the last such proof left
     /// open; replaces our tree by it once the blocks that both share are known, and keeps those.
     fn reorganize(&mut self, proof: Proof) -> Result<Reorganized, ApplyError>;
+    /// The evidence, if a validly signed upgrade from nothing contradicts the tree that is held.
+    fn conflict(&mut self, _proof: &Proof) -> Result<Option<Conflict>, ApplyError> {
+        Ok(None)
+    }
     /// The blocks among which a byte position lies, while the tree nodes that tell more are not held.
     fn seek_range(&self, bytes: u64, padding: u64) -> Option<Range<u64>>;
     /// The bits of `32 * words` blocks from `start` (a multiple of 32) on, lowest first.

@@ -201,7 +201,7 @@ impl Net {
                         continue;
                     }
                     let (replicator, model) = &mut self.sides[side];
-                    if let Some(message) = replicator.next_upload(peer, model).unwrap() {
+                    if let Some(message) = replicator.next_upload(peer, model, self.now).unwrap() {
                         self.deliver(side, (peer, message));
                         moved = true;
                     }
@@ -403,7 +403,12 @@ fn a_reader_that_does_not_say_that_it_has_what_was_proven_to_it_is_told_so_once_
     replicator
         .on_message(peer, Message::Request(request), &mut model, now)
         .unwrap();
-    assert!(replicator.next_upload(peer, &mut model).unwrap().is_some());
+    assert!(
+        replicator
+            .next_upload(peer, &mut model, Instant::now())
+            .unwrap()
+            .is_some()
+    );
     model.append();
     replicator.local_change(9..10, &mut model, now);
     let told = |replicator: &mut Replicator| {
@@ -525,7 +530,7 @@ fn more_requests_than_any_honest_peer_has_in_flight_are_a_fault() {
     let mut net = Net::new(vec![Model::full(3)]);
     let (replicator, model) = &mut net.sides[0];
     replicator.add_peer(PeerId(1), model, net.now);
-    let results: Vec<_> = (1..2000)
+    let results: Vec<_> = (1..3000)
         .map(|id| {
             Message::Request(Request {
                 id,
@@ -554,7 +559,7 @@ fn a_cancelled_request_gets_no_answer() {
     ] {
         replicator.on_message(PeerId(1), message, model, net.now).unwrap();
     }
-    assert_eq!(replicator.next_upload(PeerId(1), model), Ok(None));
+    assert_eq!(replicator.next_upload(PeerId(1), model, Instant::now()), Ok(None));
 }
 
 #[test]
@@ -572,7 +577,7 @@ fn a_block_that_is_not_here_is_refused_and_not_answered_with_nothing() {
         ..Request::default()
     });
     replicator.on_message(PeerId(1), request, model, net.now).unwrap();
-    let answer = replicator.next_upload(PeerId(1), model).unwrap();
+    let answer = replicator.next_upload(PeerId(1), model, Instant::now()).unwrap();
     assert_eq!(
         answer,
         Some(Message::NoData(NoData {

@@ -1,8 +1,11 @@
 //! Answering peers: what they are told about our blocks, and the proofs they ask for.
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
+use super::conflict::UNASKED;
 use super::have::WINDOW;
+use super::peer::Peer;
 use super::{
     ANNOUNCED_TAIL, Event, MAX_INVALID_REQUESTS, PeerFault, PeerId, ProveError, Replica, Replicator,
 };
@@ -15,19 +18,35 @@ const NOT_AVAILABLE: u64 = 1;
 const INVALID_REQUEST: u64 = 2;
 
 impl Replicator {
-    /// Whether a peer waits for answers.
-    pub fn has_uploads(&self, id: PeerId) -> bool {
-        self.peers.get(&id).is_some_and(|peer| !peer.uploads.is_empty())
+    /// Whether a peer waits for answers, or is to be pushed something.
+    pub fn has_uploads(&self, id: PeerId, now: Instant) -> bool {
+        let waits = |peer: &Peer| {
+            let refused = peer.delayed.front().is_some_and(|(due, _)| *due <= now);
+            refused || !peer.uploads.is_empty() || !peer.pushes.is_empty()
+        };
+        !self.frozen && self.peers.get(&id).is_some_and(waits)
     }
 
     /// The answer to the next request of a peer. The driver asks when the peer's connection has room: that is what
     /// bounds the memory of uploads.
-    pub fn next_upload(&mut self, id: PeerId, core: &mut impl Replica) -> Result<Option<Message>, PeerFault> {
+    pub fn next_upload(
+        &mut self,
+        id: PeerId,
+        core: &mut impl Replica,
+        now: Instant,
+    ) -> Result<Option<Message>, PeerFault> {
         let Some(peer) = self.peers.get_mut(&id) else {
             return Err(PeerFault::Unknown);
         };
-        let Some(request) = peer.uploads.pop_front() else {
+        if self.frozen {
             return Ok(None);
+        }
+        if let Some((_, request)) = peer.delayed.pop_front_if(|(due, _)| *due <= now) {
+            let reason = INVALID_REQUEST;
+            return Ok(Some(Message::NoData(messages::NoData { request, reason })));
+        }
+        let Some(request) = peer.uploads.pop() else {
+            return Ok(self.upload_push(id, core));
         };
         let no_data = |reason| {
             Message::NoData(messages::NoData {
@@ -42,9 +61,10 @@ impl Replicator {
         }
         match core.prove(&request) {
             Ok(proof) => {
-                if proof.upgrade.is_some() {
+                if proof.upgrade.is_some() && request.id != UNASKED {
                     // Whatever was asked for, the proof leads to the whole tree.
                     peer.proven = Some(core.length());
+                    peer.pushed_length = core.length();
                     peer.reminded = false;
                 }
                 if let Some(block) = &proof.block {
@@ -65,8 +85,27 @@ impl Replicator {
                 if peer.invalid_requests >= MAX_INVALID_REQUESTS {
                     return Err(PeerFault::BadRequests);
                 }
-                Ok(Some(no_data(INVALID_REQUEST)))
+                let due = now + back_off(peer.invalid_requests);
+                peer.delayed.push_back((due, request.id));
+                self.next_upload(id, core, now)
             }
+        }
+    }
+
+    /// The next block that is to be pushed to a peer. One that can't be proven is left out: the peer asks for it when it wants it.
+    fn upload_push(&mut self, id: PeerId, core: &mut impl Replica) -> Option<Message> {
+        loop {
+            let request = self.next_push(id, core)?;
+            let Ok(proof) = core.prove(&request) else { continue };
+            if proof.upgrade.is_some() {
+                self.peers.get_mut(&id)?.pushed_length = core.length();
+            }
+            if let Some(block) = &proof.block {
+                let (index, bytes) = (block.index, block.value.len() as u64);
+                self.events.push_back(Event::BlockSent { index, bytes, to: id });
+            }
+            let request = UNASKED;
+            return Some(Message::Data(messages::Data { request, proof }));
         }
     }
 
@@ -154,6 +193,16 @@ impl Replicator {
             }),
         );
     }
+}
+
+/// How long a peer waits to be told that a request makes no sense, as in JS.
+fn back_off(times: u32) -> Duration {
+    Duration::from_millis(match times {
+        0..=1 => 200,
+        2..=4 => 500,
+        5..=39 => 1000,
+        _ => 5000,
+    })
 }
 
 /// The manifest alone, for a peer that asked for it along with something we don't have.

@@ -23,8 +23,8 @@ const ACK_EVERY: u32 = 16;
 /// Most bytes of one segmented send: what an IP packet may be before the kernel cuts it.
 const MAX_SEGMENTED: usize = 65_000;
 
-/// Decides whether a packet of so many bytes may be forwarded.
-pub(super) type Allow = Arc<dyn Fn(usize) -> bool + Send + Sync>;
+/// Decides whether a packet may be forwarded.
+pub(super) type Allow = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
 pub(super) struct StreamShared {
     id: u32,
@@ -83,10 +83,11 @@ impl Relay {
     pub(super) fn forward(&self, datagram: &mut [u8]) {
         let Some(to) = self.to.upgrade() else { return };
         let destroys = Packet::decode(datagram).is_ok_and(|packet| packet.header.flags.has(Flags::DESTROY));
-        let allowed = destroys || self.allow.as_ref().is_none_or(|allow| allow(datagram.len()));
         let target = to.lock().target();
+        // Asked for packets that will leave only: what is dropped for want of a target is not to be charged.
+        let allowed = |datagram: &[u8]| destroys || self.allow.as_ref().is_none_or(|allow| allow(datagram));
         if let Some((path, remote_id, socket)) = target
-            && allowed
+            && allowed(datagram)
         {
             packet::rewrite_stream_id(datagram, remote_id);
             let sent = socket.try_send(path.address, datagram, datagram.len()).is_ok();

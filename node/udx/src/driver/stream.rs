@@ -266,7 +266,8 @@ impl StreamControl {
 
     /// Forwards every packet that arrives for this stream verbatim to where `to` sends to, rewriting only the id.
     /// This stream neither reads nor acknowledges any more. Packets are dropped while `to` is not connected.
-    /// `allow` is asked with each packet's length in bytes; `false` drops it (rate limits, quotas).
+    /// `allow` is asked with each packet that has somewhere to go, on the receiving task; `false` drops it (rate limits,
+    /// quotas). A DESTROY is passed on without asking.
     /// When `to` closes this stream closes too; a forwarded DESTROY closes both.
     pub fn relay_to(&self, to: &StreamControl, allow: Option<Allow>) {
         self.shared.relay_to(&to.shared, allow);

@@ -257,7 +257,7 @@ fn prepare(cluster: &Cluster, progress: &Progress) -> Result<()> {
     let kubectl = cluster.kubectl();
     progress.step("S3 server", || stage::s3(&kubectl, &images))?;
     let bootstrap = progress.step("a DHT of its own", || peers::ensure_dht(cluster))?;
-    let default_cloud = stage::cloud_spec(1, Some(&bootstrap), None);
+    let default_cloud = stage::cloud_spec(1, std::slice::from_ref(&bootstrap), None);
     progress.step("chart", || {
         stage::install_chart(&kubectl, &images, &default_cloud)
     })

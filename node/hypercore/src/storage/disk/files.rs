@@ -10,9 +10,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+
+use super::faults::{Faults, FileOperation, Step};
 use super::places::Places;
 use crate::storage::StorageError;
 
@@ -28,56 +31,6 @@ const BUFFERS: usize = 2;
 const BUFFER_BYTES: usize = 4 << 20;
 /// Tells apart what is being written under one name at the same time.
 static UNFINISHED: AtomicU64 = AtomicU64::new(0);
-
-/// Stops a storage after a number of changing file operations, as a crash would: the operation that hits the end
-/// writes half of its bytes, every later one fails.
-#[derive(Debug)]
-pub struct Faults {
-    left: AtomicI64,
-    syncs: AtomicU64,
-    fail_syncs: AtomicBool,
-}
-
-impl Faults {
-    /// Allows `operations` changes.
-    pub fn after(operations: i64) -> Arc<Self> {
-        Arc::new(Self {
-            left: AtomicI64::new(operations),
-            syncs: AtomicU64::new(0),
-            fail_syncs: AtomicBool::new(false),
-        })
-    }
-
-    /// How many times a file was synced.
-    pub fn syncs(&self) -> u64 {
-        self.syncs.load(Ordering::SeqCst)
-    }
-
-    /// From now on no sync succeeds, as on a disk that lost its connection.
-    pub fn fail_syncs(&self) {
-        self.fail_syncs.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether the end was hit.
-    pub fn hit(&self) -> bool {
-        self.left.load(Ordering::SeqCst) < 0
-    }
-
-    /// Whether the next operation may run; the first that may not is told apart, so that it can do half of its work.
-    fn next(&self) -> Step {
-        match self.left.fetch_sub(1, Ordering::SeqCst) {
-            1.. => Step::Run,
-            0 => Step::Half,
-            _ => Step::Fail,
-        }
-    }
-}
-
-enum Step {
-    Run,
-    Half,
-    Fail,
-}
 
 struct Open {
     file: Arc<File>,
@@ -129,7 +82,7 @@ impl Files {
         }
     }
 
-    /// As [`Files::new`], and stops when the faults say so.
+    /// As [`Files::new`], and fails when the faults say so.
     pub fn with_faults(capacity: usize, faults: Arc<Faults>) -> Self {
         Self {
             cache: Arc::default(),
@@ -171,14 +124,16 @@ impl Files {
         }
     }
 
-    fn step(&self) -> Step {
-        self.faults.as_ref().map_or(Step::Run, |faults| faults.next())
+    fn step(&self, operation: impl FnOnce() -> FileOperation) -> Step {
+        self.faults
+            .as_ref()
+            .map_or(Step::Run, |faults| faults.next(operation()))
     }
 
-    fn change(&self) -> io::Result<()> {
-        match self.step() {
+    fn change(&self, operation: impl FnOnce() -> FileOperation) -> io::Result<()> {
+        match self.step(operation) {
             Step::Run => Ok(()),
-            Step::Half | Step::Fail => Err(io::Error::other("stopped by a test")),
+            Step::Half(error) | Step::Fail(error) => Err(error),
         }
     }
 
@@ -262,24 +217,32 @@ impl Files {
     }
 
     pub(super) fn write_at(&self, path: &Path, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
-        let write = || self.write_held(&*self.file(path)?, offset, bytes);
+        let write = || self.write_held(&*self.file(path)?, path, offset, bytes);
         write().map_err(failed("write", path))
     }
 
-    fn write_held(&self, file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        match self.step() {
+    fn write_held(&self, file: &File, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let operation = || FileOperation::Write {
+            path: path.to_path_buf(),
+            offset,
+            bytes: Bytes::copy_from_slice(bytes),
+        };
+        match self.step(operation) {
             Step::Run => file.write_all_at(bytes, offset),
-            Step::Half => {
+            Step::Half(error) => {
                 file.write_all_at(&bytes[..bytes.len() / 2], offset)?;
-                Err(io::Error::other("stopped by a test"))
+                Err(error)
             }
-            Step::Fail => Err(io::Error::other("stopped by a test")),
+            Step::Fail(error) => Err(error),
         }
     }
 
     pub(super) fn cut(&self, path: &Path, length: u64) -> Result<(), StorageError> {
         let cut = || {
-            self.change()?;
+            self.change(|| FileOperation::Cut {
+                path: path.into(),
+                length,
+            })?;
             self.file(path)?.set_len(length)
         };
         cut().map_err(failed("cut", path))
@@ -291,41 +254,19 @@ impl Files {
     }
 
     pub(super) fn sync_held(&self, file: &File, path: &Path) -> Result<(), StorageError> {
-        self.change()
-            .and_then(|()| match &self.faults {
-                Some(faults) if faults.fail_syncs.load(Ordering::SeqCst) => {
-                    Err(io::Error::other("stopped by a test"))
-                }
-                Some(faults) => {
-                    faults.syncs.fetch_add(1, Ordering::SeqCst);
-                    Ok(())
-                }
-                None => Ok(()),
-            })
+        let operation = || FileOperation::Sync { path: path.into() };
+        self.change(operation)
             .and_then(|()| file.sync_data())
             .map_err(failed("sync", path))
     }
 
     /// Makes a whole file appear under its name at once, durable but for its directory entry.
     pub(super) fn write_whole(&self, path: &Path, parts: &[&[u8]]) -> Result<(), StorageError> {
-        self.write_aside(path, parts, true)
-    }
-
-    /// As [`Files::write_whole`], for a file that can be made again: it is not synced.
-    pub(super) fn write_derived(&self, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
-        self.write_aside(path, &[bytes], false)
-    }
-
-    fn write_aside(&self, path: &Path, parts: &[&[u8]], sync: bool) -> Result<(), StorageError> {
         let mut unfinished = self.begin_whole(path)?;
         for part in parts {
             unfinished.write(part)?;
         }
-        if sync {
-            unfinished.finish()
-        } else {
-            unfinished.name()
-        }
+        unfinished.finish()
     }
 
     /// Begins a file that will appear whole under its name.
@@ -342,7 +283,10 @@ impl Files {
             temporary.push(format!(".{}.tmp", UNFINISHED.fetch_add(1, Ordering::Relaxed)));
         }
         let temporary = PathBuf::from(temporary);
-        let created = self.change().and_then(|()| File::create(&temporary));
+        let operation = || FileOperation::Create {
+            path: temporary.clone(),
+        };
+        let created = self.change(operation).and_then(|()| File::create(&temporary));
         Ok(Unfinished {
             file: created.map_err(failed("create", &temporary))?,
             files: self,
@@ -353,7 +297,11 @@ impl Files {
     }
 
     pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
-        self.change()
+        let operation = || FileOperation::Rename {
+            from: from.into(),
+            to: to.into(),
+        };
+        self.change(operation)
             .and_then(|()| fs::rename(from, to))
             .map_err(failed("rename", from))?;
         self.forget(from);
@@ -363,7 +311,8 @@ impl Files {
 
     pub(super) fn remove(&self, path: &Path) -> Result<(), StorageError> {
         self.forget(path);
-        match self.change().and_then(|()| fs::remove_file(path)) {
+        let operation = || FileOperation::Remove { path: path.into() };
+        match self.change(operation).and_then(|()| fs::remove_file(path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(failed("remove", path)),
         }
@@ -371,7 +320,8 @@ impl Files {
 
     /// Writes the directory's entries through to the disk.
     pub(super) fn sync_dir(&self, dir: &Path) -> Result<(), StorageError> {
-        self.change()
+        let operation = || FileOperation::SyncDirectory { path: dir.into() };
+        self.change(operation)
             .and_then(|()| File::open(dir)?.sync_all())
             .map_err(failed("sync the directory", dir))
     }
@@ -402,7 +352,7 @@ pub(super) struct Unfinished<'a> {
 impl Unfinished<'_> {
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
         self.files
-            .write_held(&self.file, self.written, bytes)
+            .write_held(&self.file, &self.temporary, self.written, bytes)
             .map_err(failed("write", &self.temporary))?;
         self.written += bytes.len() as u64;
         Ok(())
@@ -411,10 +361,6 @@ impl Unfinished<'_> {
     /// Makes the bytes durable and gives them their name.
     pub(super) fn finish(self) -> Result<(), StorageError> {
         self.files.sync_held(&self.file, &self.temporary)?;
-        self.name()
-    }
-
-    fn name(self) -> Result<(), StorageError> {
         self.files.rename(&self.temporary, &self.path)
     }
 }

@@ -139,7 +139,7 @@ impl DiskStorage {
         let broken = || damaged("a segment", &self.segment_path(sealed), 0);
         let header = Header::decode(bytes).map_err(|_| broken())?;
         let side = sidecar::encode(bytes, &header, nodes).ok_or_else(broken)?;
-        self.files.write_derived(&self.sidecar_path(sealed), &side)
+        self.files.write_whole(&self.sidecar_path(sealed), &[&side])
     }
 
     /// Makes a missing or damaged sidecar again; an error means that the segment itself is damaged.

@@ -95,14 +95,14 @@ pub(super) struct SealJob {
 }
 
 impl SealJob {
-    /// Writes the segment and its sidecar. The segment is durable but for its name; the sidecar can be made again.
+    /// Writes the segment and its sidecar. Both are durable but for their names.
     pub(super) fn write(&self) -> Result<(), StorageError> {
         let side = match &self.cipher {
             None => self.write_plain()?,
             Some(cipher) => self.write_sealed(cipher)?,
         };
         self.files
-            .write_derived(&self.segment.with_extension("tree"), &side)
+            .write_whole(&self.segment.with_extension("tree"), &[&side])
     }
 
     /// In pieces, so that eight megabytes neither pass through the memory at once nor leave the processor's cache.
