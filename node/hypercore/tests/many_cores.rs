@@ -1,4 +1,5 @@
 //! A store of many cores costs a bounded number of descriptors, whether they were written to or only opened.
+#![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
 use cumulet_hypercore::blocks::Blocks;

@@ -19,7 +19,7 @@ use super::faults::{Faults, FileOperation, Step};
 use super::places::Places;
 use crate::storage::StorageError;
 
-/// Descriptors kept open: with [`MOST_HELD`] and those of a process's own well below 256, enough for the cores that are
+/// Descriptors kept open: with the 48 logs that may be held besides and those of a process's own well below 256, enough for the cores that are
 /// busy at once.
 pub const DEFAULT_OPEN_FILES: usize = 160;
 /// Logs held open because they have bytes that are not synced. Beyond that they are opened again to be synced; the kernel

@@ -326,9 +326,9 @@ mod tests {
     use super::*;
     use crate::storage::Storage;
 
-    const BLOCKS: u64 = 48;
+    const BLOCKS: u64 = 64;
 
-    /// 12 MiB in blocks of 256 KiB: the first 8 MiB are a settled segment.
+    /// 16 MiB in blocks of 256 KiB: two settled segments.
     fn written() -> (TempDir, DiskStorage) {
         let dir = TempDir::new().unwrap();
         let mut storage = open(&dir).defer_work();
@@ -350,7 +350,7 @@ mod tests {
         work.run();
         let before = everything(&storage, BLOCKS + 1);
         storage.end_work(work);
-        assert_eq!(storage.sealed_segments().count(), 1);
+        assert_eq!(storage.sealed_segments().count(), 2);
         assert_eq!(everything(&storage, BLOCKS + 1), before);
         while let Some(mut work) = storage.take_work(true) {
             work.run();
