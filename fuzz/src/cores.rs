@@ -241,9 +241,11 @@ impl Net {
         while self.replicator.poll_event().is_some() {}
         let peers: Vec<PeerId> = self.replicator.peers().collect();
         for id in peers {
-            while self.replicator.has_uploads(id) {
-                if self.replicator.next_upload(id, &mut self.reader).is_err() {
-                    self.replicator.remove_peer(id, &mut self.reader, self.now);
+            while self.replicator.has_uploads(id, self.now) {
+                match self.replicator.next_upload(id, &mut self.reader, self.now) {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(_) => self.replicator.remove_peer(id, &mut self.reader, self.now),
                 }
             }
         }
