@@ -31,6 +31,8 @@ pub(crate) const COMMIT_BYTES: u64 = 8 << 20;
 pub(crate) enum Abandoned {
     Block(u64),
     Download(u64),
+    /// The peer of a connection that was dropped instead of ended.
+    Peer(PeerId),
 }
 
 /// A core with its replication.
@@ -145,6 +147,7 @@ impl Cell {
                         self.replicator.cancel_block(index);
                     }
                 }
+                Abandoned::Peer(peer) => self.remove_peer(peer, now),
                 Abandoned::Download(id) => rebuild |= self.downloads.remove(&id).is_some(),
             }
         }
