@@ -32,6 +32,8 @@ enum Command {
     Cluster(commands::cluster::Command),
     /// Set up everything that is missing and show the main job: a peer's archive pinned, served and backed up.
     Demo(commands::demo::Arguments),
+    /// Coverage-guided fuzzing of every decoder and state machine.
+    Fuzz(commands::fuzz::Arguments),
     /// Generated files: write them, or check that they are current.
     Gen(commands::r#gen::Arguments),
     /// Static container images, built without a daemon.
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Cluster(command) => commands::cluster::run(command),
         Command::Demo(arguments) => commands::demo::run(&arguments),
+        Command::Fuzz(arguments) => commands::fuzz::run(&arguments),
         Command::Gen(arguments) => commands::r#gen::run(&arguments),
         Command::Test(arguments) => commands::test::run(&arguments),
         Command::Vectors { dir } => Err(anyhow::anyhow!(

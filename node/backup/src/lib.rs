@@ -15,6 +15,8 @@
 pub mod core;
 pub mod corestore;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod head;
 pub mod held;
 pub mod names;

@@ -18,6 +18,8 @@ mod address;
 mod crypto;
 mod driver;
 mod entropy;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod messages;
 mod node;
 mod rpc;

@@ -18,7 +18,8 @@ use crate::node::Node;
 use crate::segment::{ContentCipher, Decoded, Place, SegmentId};
 
 pub use disk::{
-    DEFAULT_OPEN_FILES, DiskOptions, DiskStorage, Durability, Faults, Files, Limits, PendingFlush,
+    DEFAULT_OPEN_FILES, DiskOptions, DiskStorage, Durability, Fault, Faults, FileOperation, Files, Limits,
+    PendingFlush,
 };
 pub use memory::MemoryStorage;
 

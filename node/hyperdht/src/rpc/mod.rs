@@ -8,7 +8,7 @@
 //! address that was asked; everything a stranger can make grow has a bound named here.
 
 mod inflight;
-mod message;
+pub(crate) mod message;
 mod nat;
 mod network;
 mod query;

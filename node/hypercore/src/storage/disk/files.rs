@@ -9,63 +9,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+
+use super::faults::{Faults, FileOperation, Step};
 use crate::storage::StorageError;
 
 /// Descriptors kept open: far below the usual limit of 1024 per process, enough for the cores that are busy at once.
 pub const DEFAULT_OPEN_FILES: usize = 256;
-
-/// Stops a storage after a number of changing file operations, as a crash would: the operation that hits the end
-/// writes half of its bytes, every later one fails.
-#[derive(Debug)]
-pub struct Faults {
-    left: AtomicI64,
-    syncs: AtomicU64,
-    fail_syncs: AtomicBool,
-}
-
-impl Faults {
-    /// Allows `operations` changes.
-    pub fn after(operations: i64) -> Arc<Self> {
-        Arc::new(Self {
-            left: AtomicI64::new(operations),
-            syncs: AtomicU64::new(0),
-            fail_syncs: AtomicBool::new(false),
-        })
-    }
-
-    /// How many times a file was synced.
-    pub fn syncs(&self) -> u64 {
-        self.syncs.load(Ordering::SeqCst)
-    }
-
-    /// From now on no sync succeeds, as on a disk that lost its connection.
-    pub fn fail_syncs(&self) {
-        self.fail_syncs.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether the end was hit.
-    pub fn hit(&self) -> bool {
-        self.left.load(Ordering::SeqCst) < 0
-    }
-
-    /// Whether the next operation may run; the first that may not is told apart, so that it can do half of its work.
-    fn next(&self) -> Step {
-        match self.left.fetch_sub(1, Ordering::SeqCst) {
-            1.. => Step::Run,
-            0 => Step::Half,
-            _ => Step::Fail,
-        }
-    }
-}
-
-enum Step {
-    Run,
-    Half,
-    Fail,
-}
 
 struct Open {
     file: Arc<File>,
@@ -110,7 +62,7 @@ impl Files {
         }
     }
 
-    /// As [`Files::new`], and stops when the faults say so.
+    /// As [`Files::new`], and fails when the faults say so.
     pub fn with_faults(capacity: usize, faults: Arc<Faults>) -> Self {
         Self {
             cache: Arc::default(),
@@ -128,14 +80,16 @@ impl Files {
             .len()
     }
 
-    fn step(&self) -> Step {
-        self.faults.as_ref().map_or(Step::Run, |faults| faults.next())
+    fn step(&self, operation: impl FnOnce() -> FileOperation) -> Step {
+        self.faults
+            .as_ref()
+            .map_or(Step::Run, |faults| faults.next(operation()))
     }
 
-    fn change(&self) -> io::Result<()> {
-        match self.step() {
+    fn change(&self, operation: impl FnOnce() -> FileOperation) -> io::Result<()> {
+        match self.step(operation) {
             Step::Run => Ok(()),
-            Step::Half | Step::Fail => Err(io::Error::other("stopped by a test")),
+            Step::Half(error) | Step::Fail(error) => Err(error),
         }
     }
 
@@ -207,13 +161,18 @@ impl Files {
     pub(super) fn write_at(&self, path: &Path, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
         let write = || {
             let file = self.file(path)?;
-            match self.step() {
+            let operation = || FileOperation::Write {
+                path: path.to_path_buf(),
+                offset,
+                bytes: Bytes::copy_from_slice(bytes),
+            };
+            match self.step(operation) {
                 Step::Run => file.write_all_at(bytes, offset),
-                Step::Half => {
+                Step::Half(error) => {
                     file.write_all_at(&bytes[..bytes.len() / 2], offset)?;
-                    Err(io::Error::other("stopped by a test"))
+                    Err(error)
                 }
-                Step::Fail => Err(io::Error::other("stopped by a test")),
+                Step::Fail(error) => Err(error),
             }
         };
         write().map_err(failed("write", path))
@@ -221,7 +180,10 @@ impl Files {
 
     pub(super) fn cut(&self, path: &Path, length: u64) -> Result<(), StorageError> {
         let cut = || {
-            self.change()?;
+            self.change(|| FileOperation::Cut {
+                path: path.into(),
+                length,
+            })?;
             self.file(path)?.set_len(length)
         };
         cut().map_err(failed("cut", path))
@@ -233,17 +195,8 @@ impl Files {
     }
 
     pub(super) fn sync_held(&self, file: &File, path: &Path) -> Result<(), StorageError> {
-        self.change()
-            .and_then(|()| match &self.faults {
-                Some(faults) if faults.fail_syncs.load(Ordering::SeqCst) => {
-                    Err(io::Error::other("stopped by a test"))
-                }
-                Some(faults) => {
-                    faults.syncs.fetch_add(1, Ordering::SeqCst);
-                    Ok(())
-                }
-                None => Ok(()),
-            })
+        let operation = || FileOperation::Sync { path: path.into() };
+        self.change(operation)
             .and_then(|()| file.sync_data())
             .map_err(failed("sync", path))
     }
@@ -254,7 +207,10 @@ impl Files {
         temporary.push(".tmp");
         let temporary = PathBuf::from(temporary);
         self.forget(&temporary);
-        self.change()
+        let operation = || FileOperation::Create {
+            path: temporary.clone(),
+        };
+        self.change(operation)
             .and_then(|()| File::create(&temporary))
             .map_err(failed("create", &temporary))?;
         let mut offset = 0;
@@ -267,7 +223,11 @@ impl Files {
     }
 
     pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
-        self.change()
+        let operation = || FileOperation::Rename {
+            from: from.into(),
+            to: to.into(),
+        };
+        self.change(operation)
             .and_then(|()| fs::rename(from, to))
             .map_err(failed("rename", from))?;
         self.forget(from);
@@ -277,7 +237,8 @@ impl Files {
 
     pub(super) fn remove(&self, path: &Path) -> Result<(), StorageError> {
         self.forget(path);
-        match self.change().and_then(|()| fs::remove_file(path)) {
+        let operation = || FileOperation::Remove { path: path.into() };
+        match self.change(operation).and_then(|()| fs::remove_file(path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(failed("remove", path)),
         }
@@ -285,7 +246,8 @@ impl Files {
 
     /// Writes the directory's entries through to the disk.
     pub(super) fn sync_dir(&self, dir: &Path) -> Result<(), StorageError> {
-        self.change()
+        let operation = || FileOperation::SyncDirectory { path: dir.into() };
+        self.change(operation)
             .and_then(|()| File::open(dir)?.sync_all())
             .map_err(failed("sync the directory", dir))
     }

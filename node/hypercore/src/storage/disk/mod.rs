@@ -11,6 +11,7 @@
 //! What it does not do: it verifies no hash paths (the core does), and the log is not encrypted (segments are, when a
 //! content key is given).
 
+mod faults;
 mod files;
 mod flush;
 mod index;
@@ -37,7 +38,8 @@ use crate::manifest::Manifest;
 use crate::node::Node;
 use crate::segment::{ContentCipher, Place, SegmentId};
 
-pub use files::{DEFAULT_OPEN_FILES, Faults, Files};
+pub use faults::{Fault, Faults, FileOperation};
+pub use files::{DEFAULT_OPEN_FILES, Files};
 pub use flush::PendingFlush;
 
 /// Name of the log in a core's directory.
