@@ -83,13 +83,13 @@ fn impossible_requests() {
                     request.upgrade = Some(RequestUpgrade {
                         start: FAR,
                         length: FAR,
-                    })
+                    });
                 }
                 1 => {
                     request.hash = Some(RequestHash {
                         index: FAR,
                         nodes: FAR,
-                    })
+                    });
                 }
                 2 => request.block = Some(RequestBlock { index: 3, nodes: FAR }),
                 _ => request.upgrade = Some(RequestUpgrade { start: 5, length: 0 }),

@@ -125,7 +125,7 @@ fn batches_of_nothing_but_channel_switches() {
     withstand(Victim::Serves, Fate::Bounded, async |scene| {
         let (mut hand, _) = scene.open().await;
         // A batch for channel 0, then pairs of an empty item and a channel.
-        let batch = [&[0, 0, 0][..], &[0; 65_536][..]].concat();
+        let batch = [&[0, 0, 0][..], &vec![0; 65_536]].concat();
         loop {
             hand.stream.send(&batch).unwrap();
             let output = hand.stream.take_output();
