@@ -241,8 +241,8 @@ impl Net {
         while self.replicator.poll_event().is_some() {}
         let peers: Vec<PeerId> = self.replicator.peers().collect();
         for id in peers {
-            while self.replicator.has_uploads(id) {
-                if self.replicator.next_upload(id, &mut self.reader).is_err() {
+            while self.replicator.has_uploads(id, self.now) {
+                if self.replicator.next_upload(id, &mut self.reader, self.now).is_err() {
                     self.replicator.remove_peer(id, &mut self.reader, self.now);
                 }
             }

@@ -105,6 +105,7 @@ fn a_handshake_frame_of_sixteen_mebibytes() {
 }
 
 #[test]
+#[ignore = "in a debug build an honest peer beside it takes many times as long: the flood is decrypted as fast as it comes"]
 fn nothing_but_keep_alives_as_fast_as_they_go() {
     withstand(Victim::Serves, Fate::Bounded, async |scene| {
         let (mut hand, _) = scene.open().await;
