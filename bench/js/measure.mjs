@@ -19,9 +19,11 @@ export class Measure {
 
   // Times `work`, which does `amount` of the row's unit.
   async time(amount, work) {
-    const start = process.hrtime.bigint()
+    const [start, before] = [process.hrtime.bigint(), process.cpuUsage()]
     await work()
     this.seconds = Number(process.hrtime.bigint() - start) / 1e9
+    const { user, system } = process.cpuUsage(before)
+    this.cpu = (user + system) / 1e6
     this.amount = amount
   }
 
@@ -34,6 +36,7 @@ export class Measure {
     return {
       amount: this.amount ?? 0,
       seconds: this.seconds ?? 0,
+      cpu: this.cpu ?? process.cpuUsage().user / 1e6 + process.cpuUsage().system / 1e6,
       rss: field('/proc/self/status', 'VmHWM') * 1024,
       written: field('/proc/self/io', 'write_bytes') - this.written,
       ...this.extra

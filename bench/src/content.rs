@@ -75,3 +75,42 @@ impl Content {
 pub(crate) fn key(index: u32) -> String {
     format!("{:08x}", index.wrapping_mul(0x9e37_79b1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes that `bench/js/content.mjs` made.
+    #[test]
+    fn content_is_the_same_bytes_as_in_javascript() {
+        let content = Content::new();
+        let number = |bytes: &[u8]| u128::from_be_bytes(bytes.try_into().unwrap());
+        assert_eq!(
+            number(&content.block(3, 16)),
+            0x0300_0000_3c51_2f47_b870_180c_5f46_e143
+        );
+        let large = content.block(130, LONGEST);
+        assert_eq!(
+            number(&large[LONGEST - 16..]),
+            0x4e3c_930b_2382_43ef_a019_f27f_a3ff_06a4
+        );
+        assert_eq!(key(7), "538453d7");
+        let mut random = Random::new(2);
+        assert_eq!((random.next(), random.next()), (540_738, 134_253_570));
+    }
+
+    #[test]
+    fn a_block_that_is_another_or_changed_or_cut_is_noticed() {
+        let content = Content::new();
+        let block = content.block(5, 1024);
+        assert!(content.check(&block, 5, 1024).is_ok());
+        assert!(content.check(&block, 6, 1024).is_err());
+        assert!(content.check(&block[..1023], 5, 1024).is_err());
+        assert!(content.check(&[], 5, 1024).is_err());
+        for changed in [0, 4, 1023] {
+            let mut block = block.to_vec();
+            block[changed] ^= 1;
+            assert!(content.check(&block, 5, 1024).is_err(), "byte {changed}");
+        }
+    }
+}

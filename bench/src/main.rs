@@ -40,18 +40,12 @@ enum Command {
         /// The task.
         task: String,
     },
-    /// Print the names of the comparisons.
-    List,
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Work { task } => work::run(&task),
-        Command::List => {
-            println!("{}", compare::names().join("\n"));
-            Ok(())
-        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,7 +10,7 @@ pub(crate) struct Spread {
     pub(crate) max: f64,
 }
 
-/// Something beside the speed, in MiB, medians; one value for each process that took part.
+/// Something beside the speed, medians; one value for each process that took part.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Beside {
     pub(crate) ours: Vec<f64>,
@@ -29,6 +29,8 @@ pub(crate) struct Row {
     pub(crate) peer_name: Option<String>,
     pub(crate) ratio: Option<Spread>,
     pub(crate) rounds: usize,
+    /// Processor time of all threads: hardly disturbed by what else runs on the machine.
+    pub(crate) cpu_seconds: Beside,
     /// Highest resident memory.
     pub(crate) rss_mib: Beside,
     /// Resident memory before there was anything to do, where the row is about it.
@@ -101,6 +103,7 @@ impl Table {
             "ours",
             "peer",
             "ratio min / median / max",
+            "CPU s",
             "RSS MiB",
             "written MiB",
             "of one core",
@@ -112,7 +115,7 @@ impl Table {
             cells.max().unwrap_or_default()
         };
         let widths: Vec<usize> = (0..head.len()).map(width).collect();
-        let print = |line: &[String; 8]| {
+        let print = |line: &[String; 9]| {
             let cells = line
                 .iter()
                 .zip(&widths)
@@ -137,7 +140,7 @@ fn print_rule(widths: &[usize]) -> String {
 }
 
 impl Row {
-    fn cells(&self) -> [String; 8] {
+    fn cells(&self) -> [String; 9] {
         let none = String::new;
         let mut name = self.name.clone();
         match self.descriptors[..] {
@@ -156,12 +159,13 @@ impl Row {
             self.ratio.map_or_else(none, |ratio| {
                 format!("{:.2} / {:.2} / {:.2}", ratio.min, ratio.median, ratio.max)
             }),
+            self.cpu_seconds.cell(2),
             if self.rest_mib.is_empty() {
-                self.rss_mib.cell()
+                self.rss_mib.cell(0)
             } else {
-                format!("{}, at rest {}", self.rss_mib.cell(), self.rest_mib.cell())
+                format!("{}, at rest {}", self.rss_mib.cell(0), self.rest_mib.cell(0))
             },
-            self.written_mib.cell(),
+            self.written_mib.cell(0),
             self.share_of_one_core
                 .map_or_else(none, |share| format!("{:.0} %", share * 100.0)),
         ]
@@ -173,9 +177,9 @@ impl Beside {
         self.ours.is_empty()
     }
 
-    fn cell(&self) -> String {
+    fn cell(&self, digits: usize) -> String {
         let sum = |values: &[f64]| {
-            let values: Vec<String> = values.iter().map(|value| format!("{value:.0}")).collect();
+            let values: Vec<String> = values.iter().map(|value| format!("{value:.digits$}")).collect();
             values.join("+")
         };
         if self.peer.is_empty() {

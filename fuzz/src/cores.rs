@@ -242,8 +242,10 @@ impl Net {
         let peers: Vec<PeerId> = self.replicator.peers().collect();
         for id in peers {
             while self.replicator.has_uploads(id, self.now) {
-                if self.replicator.next_upload(id, &mut self.reader, self.now).is_err() {
-                    self.replicator.remove_peer(id, &mut self.reader, self.now);
+                match self.replicator.next_upload(id, &mut self.reader, self.now) {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(_) => self.replicator.remove_peer(id, &mut self.reader, self.now),
                 }
             }
         }

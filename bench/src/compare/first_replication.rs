@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{Bench, Outcome, Plan};
 use crate::content::Content;
-use crate::measure::{Report, field};
+use crate::measure::{Report, field, processor_seconds};
 use crate::side::{Program, Side};
 use crate::work::{BLOCK_BYTES, Bootstrap, Follow, Seed, Task, write_file};
 
@@ -112,10 +112,11 @@ impl World {
         let rest = node.memory("VmRSS")?;
         let wish =
             serde_json::json!({ "type": "Drive", "gateway": true, "announce": false, "backup": false });
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), node.processor_seconds()?);
         node.put(&self.key, &wish)?;
         node.wait("hold the drive", |node| node.is_synced(&self.key))?;
         let seconds = start.elapsed().as_secs_f64();
+        let cpu = node.processor_seconds()? - before;
         let content = Content::new();
         let mut amount = 0.0;
         for (name, bytes) in files() {
@@ -132,6 +133,7 @@ impl World {
         Ok(Report {
             amount,
             seconds,
+            cpu,
             rss: node.memory("VmHWM")?,
             written: field(&format!("/proc/{}/io", node.process.id()), "write_bytes")?,
             rest: Some(rest),
@@ -193,6 +195,10 @@ impl Node {
 
     fn memory(&self, name: &str) -> Result<u64> {
         Ok(field(&format!("/proc/{}/status", self.process.id()), name)? * 1024)
+    }
+
+    fn processor_seconds(&self) -> Result<f64> {
+        processor_seconds(&self.process.id().to_string())
     }
 
     fn archive(&self, key: &str) -> String {

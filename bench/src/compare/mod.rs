@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     /// How often each row is measured.
     #[arg(long)]
     rounds: Option<usize>,
-    /// Only rows whose name contains this.
+    /// Only rows whose name contains this, or any of several with | between.
     #[arg(long, value_name = "PATTERN")]
     row: Option<String>,
     #[command(flatten)]
@@ -56,11 +56,6 @@ const COMPARISONS: [Comparison; 2] = [
         rows: first_replication::rows,
     },
 ];
-
-/// Names of the comparisons.
-pub(crate) fn names() -> Vec<&'static str> {
-    COMPARISONS.iter().map(|comparison| comparison.name).collect()
-}
 
 /// What a byte of a row must pass through on one core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +85,8 @@ struct Outcome {
     rss: Vec<u64>,
     /// What each gave the file system to store, bytes.
     written: Vec<u64>,
+    /// Processor time of each, seconds.
+    cpu: Vec<f64>,
     descriptors: Option<u64>,
     /// Resident memory before there was anything to do, bytes.
     rest: Option<u64>,
@@ -106,6 +103,7 @@ impl Outcome {
             rate: timed.amount / timed.seconds,
             rss: all().map(|report| report.rss).collect(),
             written: all().map(|report| report.written).collect(),
+            cpu: all().map(|report| report.cpu).collect(),
             descriptors: timed.descriptors,
             rest: timed.rest,
         })
@@ -193,24 +191,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .iter()
         .find(|comparison| comparison.name == arguments.name)
     else {
+        let known = COMPARISONS.map(|comparison| comparison.name);
         bail!(
             "there is no comparison {:?}; there are: {}",
             arguments.name,
-            names().join(", ")
+            known.join(", ")
         );
     };
     let mut plans = (comparison.rows)();
     if let Some(pattern) = &arguments.row {
         let known: Vec<&str> = plans.iter().map(|plan| plan.name).collect();
-        let pattern = pattern.to_lowercase();
-        if !known.iter().any(|name| name.to_lowercase().contains(&pattern)) {
-            bail!(
-                "no row of {} contains {pattern:?}; there are:\n  {}",
-                comparison.name,
-                known.join("\n  ")
-            );
+        let patterns: Vec<String> = pattern.split('|').map(str::to_lowercase).collect();
+        let matches = |name: &str, pattern: &String| name.to_lowercase().contains(pattern);
+        for pattern in &patterns {
+            if !known.iter().any(|name| matches(name, pattern)) {
+                bail!(
+                    "no row of {} contains {pattern:?}; there are:\n  {}",
+                    comparison.name,
+                    known.join("\n  ")
+                );
+            }
         }
-        plans.retain(|plan| plan.name.to_lowercase().contains(&pattern));
+        plans.retain(|plan| patterns.iter().any(|pattern| matches(plan.name, pattern)));
     }
     let rounds = arguments.rounds.unwrap_or(comparison.rounds);
     if rounds == 0 {
@@ -324,9 +326,10 @@ fn rows(plans: &[Plan], all: &[Outcomes]) -> Vec<Row> {
             peer_name: plan.has_peer.then(|| "JS".to_owned()),
             ratio: Spread::of(pairs.map(|(ours, peer)| ours.rate / peer.rate).collect()),
             rounds: outcomes.ours.len(),
-            rss_mib: beside(outcomes, |outcome| &outcome.rss),
-            rest_mib: beside(outcomes, |outcome| outcome.rest.as_slice()),
-            written_mib: beside(outcomes, |outcome| &outcome.written),
+            cpu_seconds: beside(outcomes, |outcome| outcome.cpu.clone()),
+            rss_mib: beside(outcomes, |outcome| mib(&outcome.rss)),
+            rest_mib: beside(outcomes, |outcome| mib(outcome.rest.as_slice())),
+            written_mib: beside(outcomes, |outcome| mib(&outcome.written)),
             share_of_one_core: plan.ceiling.and_then(ceiling).map(|ceiling| ours / ceiling),
             descriptors: [&outcomes.ours, &outcomes.peer]
                 .into_iter()
@@ -337,18 +340,103 @@ fn rows(plans: &[Plan], all: &[Outcomes]) -> Vec<Row> {
     plans.iter().zip(all).filter_map(row).collect()
 }
 
+fn mib(bytes: &[u64]) -> Vec<f64> {
+    bytes
+        .iter()
+        .map(|bytes| *bytes as f64 / f64::from(1 << 20))
+        .collect()
+}
+
 /// Medians of something beside the speed, for each process.
-fn beside(outcomes: &Outcomes, pick: impl Fn(&Outcome) -> &[u64]) -> Beside {
+fn beside(outcomes: &Outcomes, pick: impl Fn(&Outcome) -> Vec<f64>) -> Beside {
     let medians = |outcomes: &[Outcome]| {
         let processes = outcomes.first().map_or(0, |outcome| pick(outcome).len());
         let of = |process: usize| {
-            let values = outcomes.iter().filter_map(|outcome| pick(outcome).get(process));
-            median(values.map(|bytes| *bytes as f64 / f64::from(1 << 20)).collect())
+            let values = outcomes
+                .iter()
+                .filter_map(|outcome| pick(outcome).get(process).copied());
+            median(values.collect())
         };
         (0..processes).filter_map(of).collect()
     };
     Beside {
         ours: medians(&outcomes.ours),
         peer: medians(&outcomes.peer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(name: &'static str, has_peer: bool, ceiling: Option<Ceiling>) -> Plan {
+        Plan {
+            name,
+            unit: "things/s",
+            has_peer,
+            ceiling,
+            run: Box::new(|_, _| bail!("not run")),
+        }
+    }
+
+    fn outcomes(rates: &[f64]) -> Vec<Outcome> {
+        let outcome = |rate: &f64| Outcome {
+            rate: *rate,
+            rss: vec![3 << 20, 1 << 20],
+            ..Outcome::default()
+        };
+        rates.iter().map(outcome).collect()
+    }
+
+    #[test]
+    fn ratios_are_taken_round_by_round_and_above_one_where_ours_is_faster() {
+        let measured = [Outcomes {
+            ours: outcomes(&[10.0, 30.0, 20.0]),
+            peer: outcomes(&[5.0, 10.0, 40.0]),
+        }];
+        let row = &rows(&[plan("row", true, None)], &measured)[0];
+        let ratio = row.ratio.unwrap();
+        assert_eq!((ratio.min, ratio.median, ratio.max), (0.5, 2.0, 3.0));
+        assert_eq!((row.ours, row.peer, row.rounds), (20.0, Some(10.0), 3));
+        assert_eq!(
+            (&row.rss_mib.ours[..], &row.rss_mib.peer[..]),
+            (&[3.0, 1.0][..], &[3.0, 1.0][..])
+        );
+    }
+
+    #[test]
+    fn a_row_without_a_peer_has_no_ratio() {
+        let measured = [Outcomes {
+            ours: outcomes(&[10.0]),
+            peer: Vec::new(),
+        }];
+        let row = serde_json::to_value(&rows(&[plan("row", false, None)], &measured)[0]).unwrap();
+        assert!(row["ratio"].is_null() && row["peer"].is_null() && row["peer_name"].is_null());
+        assert_eq!(row["ours"], 10.0);
+    }
+
+    #[test]
+    fn the_share_of_one_core_counts_what_every_byte_passes_through() {
+        let plans = [
+            plan(core::HASH, true, None),
+            plan(core::SEAL, true, None),
+            plan("append", true, Some(Ceiling::Hash)),
+            plan("replicate", true, Some(Ceiling::DecryptAndHash)),
+        ];
+        let measured =
+            [[800.0, 600.0], [300.0, 800.0], [400.0, 100.0], [100.0, 50.0]].map(|[ours, peer]| Outcomes {
+                ours: outcomes(&[ours]),
+                peer: outcomes(&[peer]),
+            });
+        let shares: Vec<_> = rows(&plans, &measured)
+            .iter()
+            .map(|row| row.share_of_one_core)
+            .collect();
+        assert_eq!(shares, [None, None, Some(0.5), Some(0.25)]);
+    }
+
+    #[test]
+    fn a_program_that_measured_nothing_is_an_error() {
+        assert!(Outcome::new(&Report::default(), &[]).is_err());
     }
 }

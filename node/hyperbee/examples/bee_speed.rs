@@ -1,4 +1,4 @@
-//! How fast a bee in a corestore is: `bee_speed [KEYS] [SINGLE] [memory|disk]`.
+//! How fast a bee in a corestore is: `bee_speed [KEYS] [SINGLE] [blocks|memory|disk|unsynced]`.
 //!
 //! Puts KEYS keys in batches of 1000 and SINGLE more one by one, then reads random keys and the whole range through a
 //! cold cache. Prints operations per second.
@@ -11,6 +11,7 @@ use cumulet_hyperbee::{AppendBlocks, Bee, BeeWriter, MemoryBlocks, Range, WriteO
 use cumulet_hypercore::corestore::{Corestore, CorestoreConfig};
 use cumulet_hypercore::crypto::KeyPair;
 use cumulet_hypercore::manifest::Manifest;
+use cumulet_hypercore::storage::{DiskOptions, Durability};
 
 fn key(number: u64) -> String {
     format!("key/{:010}", number * 2_654_435_761 % 4_294_967_296)
@@ -79,9 +80,20 @@ fn main() {
             "blocks" => run(MemoryBlocks::default(), keys, single).await,
             place => {
                 let directory = tempfile::tempdir().unwrap();
+                let durability = match place {
+                    "unsynced" => Durability::Unsynced,
+                    _ => Durability::Synced,
+                };
+                let config = CorestoreConfig {
+                    disk: DiskOptions {
+                        durability,
+                        ..DiskOptions::default()
+                    },
+                    ..CorestoreConfig::default()
+                };
                 let store = match place {
                     "memory" => Corestore::in_memory(CorestoreConfig::default()),
-                    _ => Corestore::open(directory.path(), CorestoreConfig::default()).unwrap(),
+                    _ => Corestore::open(directory.path(), config).unwrap(),
                 };
                 let pair = KeyPair::from_seed(&[7; 32]);
                 let core = store

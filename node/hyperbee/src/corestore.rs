@@ -1,9 +1,11 @@
 //! Bees in the cores of a corestore.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use cumulet_hypercore::corestore::CoreHandle;
 
-use crate::{AppendBlocks, Blocks, BlocksError, Seen, WatchBlocks};
+use crate::{AppendBlocks, Blocks, BlocksError, LocalBlocks, Seen, WatchBlocks};
 
 /// For cores without block encryption: the handle counts bytes as they are stored.
 impl AppendBlocks for CoreHandle {
@@ -33,5 +35,21 @@ impl WatchBlocks for CoreHandle {
             futures::future::Either::Left((Ok(_), _)) => Ok(()),
             _ => Err(BlocksError::Closed),
         }
+    }
+}
+
+impl LocalBlocks for CoreHandle {
+    async fn has(&self, blocks: Range<u64>) -> bool {
+        self.with_core(|core| core.bitfield().contains_range(blocks))
+            .await
+    }
+
+    async fn clear(&self, blocks: Range<u64>) -> Result<(), BlocksError> {
+        let index = blocks.start;
+        let cleared = Self::clear(self, blocks).await;
+        cleared.map_err(|source| BlocksError::Failed {
+            index,
+            source: Box::new(source),
+        })
     }
 }

@@ -10,7 +10,7 @@ use crate::blobs::BlobPointer;
 use crate::drive::DriveError;
 
 /// Bytes that wait before they are appended: bounds the memory of a writer, and makes waits for the disk rare.
-const APPEND_BYTES: usize = 4 << 20;
+const APPEND_BYTES: usize = 8 << 20;
 /// Blocks that wait before they are appended, for blobs of small blocks.
 const APPEND_BLOCKS: usize = 4096;
 
@@ -73,7 +73,7 @@ enum Place<'a> {
 
 /// Writes one blob to the end of the blob core, cutting what it is given into blocks.
 ///
-/// Holds at most 4 MiB and a block. A writer that is dropped leaves the blocks it has appended, which nothing names.
+/// Holds at most 8 MiB and a block. A writer that is dropped leaves the blocks it has appended, which nothing names.
 #[derive(Debug)]
 pub struct BlobWriter<'a, B> {
     core: &'a B,

@@ -7,6 +7,7 @@ use cumulet_hyperbee::{Bee, BeeError, Blocks, Cursor, Diff, Entry, ErrorKind, Ra
 use crate::blobs::{BlobError, BlobReader, Blobs};
 use crate::entry::{EntryError, FileEntry};
 use crate::path::{self, PathError};
+use crate::plan::Selection;
 
 /// Most links followed from one name, as in JS.
 pub const MAX_LINKS: usize = 16;
@@ -92,6 +93,10 @@ impl<D: Blocks> Files<D> {
         }
     }
 
+    pub(crate) fn of_sub(bee: Bee<D>) -> Self {
+        Self { bee }
+    }
+
     /// The sub-bee of the names.
     pub fn bee(&self) -> &Bee<D> {
         &self.bee
@@ -146,6 +151,7 @@ impl<D: Blocks> Files<D> {
     pub fn list(&self, folder: &str) -> Result<List<D>, DriveError> {
         Ok(List {
             cursor: self.bee.range(below(folder)?),
+            selection: Selection::default(),
         })
     }
 
@@ -157,7 +163,7 @@ impl<D: Blocks> Files<D> {
     }
 }
 
-fn file(path: String, entry: &Entry) -> Result<File, DriveError> {
+pub(crate) fn file(path: String, entry: &Entry) -> Result<File, DriveError> {
     match FileEntry::decode(entry.value.as_deref()) {
         Ok(decoded) => Ok(File {
             path,
@@ -169,7 +175,7 @@ fn file(path: String, entry: &Entry) -> Result<File, DriveError> {
 }
 
 /// The keys below a folder: `0` is the character after `/`.
-fn below(folder: &str) -> Result<Range, DriveError> {
+pub(crate) fn below(folder: &str) -> Result<Range, DriveError> {
     let folder = path::normalize_folder(folder)?;
     Ok(Range::all().gt(format!("{folder}/")).lt(format!("{folder}0")))
 }
@@ -181,13 +187,22 @@ fn below(folder: &str) -> Result<Range, DriveError> {
 #[derive(Debug)]
 pub struct List<D> {
     cursor: Cursor<D>,
+    selection: Selection,
 }
 
 impl<D: Blocks> List<D> {
+    /// Only the selected files; of others not even the entry is looked at.
+    #[must_use]
+    pub fn select(self, selection: Selection) -> Self {
+        Self { selection, ..self }
+    }
+
     /// The next file, none at the end.
     pub async fn next(&mut self) -> Result<Option<File>, DriveError> {
         while let Some(entry) = self.cursor.next().await? {
-            if let Ok(path) = std::str::from_utf8(&entry.key) {
+            if let Ok(path) = std::str::from_utf8(&entry.key)
+                && (self.selection.is_everything() || self.selection.contains(path))
+            {
                 return file(path.to_owned(), &entry).map(Some);
             }
         }

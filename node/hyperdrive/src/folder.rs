@@ -82,7 +82,7 @@ impl<D: Blocks> Files<D> {
 }
 
 /// Whether a part of a path stays itself when the path is normalised.
-fn is_plain(name: &str) -> bool {
+pub(crate) fn is_plain(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains('\\')
 }
 

@@ -8,11 +8,12 @@
 //! - [`Drive`] reads: entries, folders, links, differences, and file bytes, whole or in part.
 //! - [`DriveWriter`] writes the same bytes as the JS packages.
 //! - [`plan`] says which blocks a selection of files needs.
+//! - [`mirror`] makes a folder and a drive equal, [`union`] reads many drives as one.
 //!
 //! Invariants: nothing that an entry says is trusted; sizes, counts and references are bounded where they are used, and
 //! reading a part of a file touches only the blocks of that part. A folder exists if a file lies below it.
 //!
-//! Not here: replication, waiting, and writing to a real file system (names of a remote drive can be hostile there).
+//! Not here: replication, and waiting for blocks.
 
 mod blob_writer;
 pub mod blobs;
@@ -21,8 +22,12 @@ mod drive;
 pub mod entry;
 mod folder;
 pub mod link;
+#[cfg(all(feature = "mirror", unix))]
+pub mod mirror;
 pub mod path;
 pub mod plan;
+mod stored;
+pub mod union;
 mod write;
 
 pub use blob_writer::BlobWriter;
@@ -30,4 +35,5 @@ pub use blobs::{BlobError, BlobPointer, BlobReader, Blobs};
 pub use drive::{Drive, DriveDiff, DriveError, File, FileChange, Files, List, MAX_LINKS};
 pub use entry::FileEntry;
 pub use folder::{Folder, FolderItem};
+pub use stored::DriveWatcher;
 pub use write::{DriveBatch, DriveWriter, FileOptions};

@@ -120,7 +120,7 @@ impl Plan {
         }
     }
 
-    fn join(&mut self) {
+    pub(crate) fn join(&mut self) {
         self.blocks.sort_unstable_by_key(|range| range.start);
         self.blocks = merge(std::mem::take(&mut self.blocks).into_iter());
     }
@@ -140,7 +140,7 @@ pub async fn blocks_for<B: Blocks>(
     Ok(plan)
 }
 
-async fn add_blob<B: Blocks>(
+pub(crate) async fn add_blob<B: Blocks>(
     plan: &mut Plan,
     blobs: &Blobs<B>,
     pointer: &BlobPointer,

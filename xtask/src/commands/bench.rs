@@ -4,15 +4,25 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use cumulet_e2e::tools;
 use cumulet_e2e::{process, tools::npm};
+
+/// What can be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Comparison {
+    /// Cores, bees and drives on one machine.
+    Core,
+    /// A drive from a JavaScript peer to the node, and to JavaScript.
+    FirstReplication,
+}
 
 /// Arguments of the command.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cargo xtask bench core                      the whole comparison, as a table
   cargo xtask bench core --row append         the rows whose name contains \"append\"
+  cargo xtask bench core --row 'bee|drive'    several kinds of rows
   cargo xtask bench core --rounds 1           a quick look
   cargo xtask bench first-replication         a drive from a JavaScript peer to the node, and to JavaScript
   cargo xtask bench core --json > core.json   one JSON object, nothing else, on standard output
@@ -20,15 +30,16 @@ use cumulet_e2e::{process, tools::npm};
 A ratio of more than 1 is better for us. Both sides take turns in every round; what is run beside them on the machine
 shows in the spread.")]
 pub(crate) struct Arguments {
-    /// Which comparison: core, first-replication.
-    name: String,
+    /// Which comparison.
+    #[arg(value_enum)]
+    name: Comparison,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
     /// How often each row is measured.
     #[arg(long)]
     rounds: Option<usize>,
-    /// Only rows whose name contains this.
+    /// Only rows whose name contains this, or any of several with | between.
     #[arg(long, value_name = "PATTERN")]
     row: Option<String>,
     /// Folder for what is written, emptied before and after; must be on a disk. Default: in cargo's target folder.
@@ -40,16 +51,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let root = tools::repository();
     eprintln!("installing the JavaScript packages in bench/js, unless they are there");
     npm::install(&root.join("bench/js"))?;
-    eprintln!("building the release executables");
+    let (name, packages) = match arguments.name {
+        Comparison::Core => ("core", &["cumulet-bench"][..]),
+        Comparison::FirstReplication => ("first-replication", &["cumulet-bench", "cumulet-node"][..]),
+    };
+    eprintln!("building the release executables: {}", packages.join(", "));
     let built = Command::new("cargo")
-        .args([
-            "build",
-            "--release",
-            "--package",
-            "cumulet-bench",
-            "--package",
-            "cumulet-node",
-        ])
+        .args(["build", "--release"])
+        .args(packages.iter().flat_map(|package| ["--package", package]))
         .current_dir(&root)
         // Standard output is for the result alone.
         .stdout(std::io::stderr())
@@ -62,7 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let executables = target.join("release");
     let mut command = Command::new(executables.join("cumulet-bench"));
     command
-        .args(["compare", &arguments.name])
+        .args(["compare", name])
         .arg("--data")
         .arg(arguments.data.clone().unwrap_or_else(|| target.join("bench")))
         .arg("--repository")
