@@ -193,3 +193,17 @@ pub fn verify(public_key: &PublicKey, message: &[u8], signature: &[u8]) -> bool 
     };
     key.verify_strict(message, &signature).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_hashed_together_have_the_hashes_of_each() {
+        for count in 0..20_usize {
+            let blocks: Vec<Vec<u8>> = (0..count).map(|i| vec![i as u8; i * i * 41]).collect();
+            let each: Vec<Hash> = blocks.iter().map(|block| leaf_hash(block)).collect();
+            assert_eq!(leaf_hashes(blocks.iter().map(Vec::as_slice)), each);
+        }
+    }
+}

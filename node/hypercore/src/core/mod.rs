@@ -21,7 +21,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::bitfield::Bitfield;
-use crate::crypto::{Hash, Key, KeyPair, discovery_key};
+use crate::crypto::{Hash, Key, KeyPair, discovery_key, leaf_hashes};
 use crate::flat_tree;
 use crate::manifest::Manifest;
 use crate::node::Node;
@@ -318,8 +318,14 @@ impl<S: Storage> Core<S> {
         }
         let mut roots = self.roots.clone();
         let mut nodes = Vec::with_capacity(2 * blocks.len());
-        for (index, block) in (start..).zip(&blocks) {
-            roots.push(Node::leaf(index, block), &mut nodes)?;
+        let hashes = leaf_hashes(blocks.iter().map(|block| &block[..]));
+        for ((index, block), hash) in (start..).zip(&blocks).zip(hashes) {
+            let leaf = Node {
+                index: 2 * index,
+                size: block.len() as u64,
+                hash,
+            };
+            roots.push(leaf, &mut nodes)?;
         }
         let head = self.signed_head(&roots, self.fork())?;
         let blocks = (start..).zip(blocks).collect();

@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::extension::Extensions;
 use super::outbox::Outbox;
@@ -26,6 +27,14 @@ pub(crate) type Guard = OwnedMutexGuard<Cell>;
 
 /// Received bytes after which a commit does not wait for its interval: what a loss of power may cost to fetch again.
 pub(crate) const COMMIT_BYTES: u64 = 8 << 20;
+
+/// A core that was not changed for so long is quiet: its blocks are sealed then, not while they come in.
+const QUIET: Duration = Duration::from_millis(250);
+/// A core that is never quiet is sealed nevertheless after so long, so that its log stays short.
+const LONGEST_BUSY: Duration = Duration::from_secs(2);
+/// How often somebody tries to get a core before he goes to sleep: it is mostly held for a few microseconds, and waking
+/// up costs more.
+const TRIES: usize = 32;
 
 /// Something that nobody waits for any more; noted without the lock, because it is noted while dropping.
 pub(crate) enum Abandoned {
@@ -49,6 +58,8 @@ pub(crate) struct Cell {
     pub(crate) links: HashMap<PeerId, Arc<Outbox>>,
     /// The owner's changes that peers were not told of.
     local: Vec<Changed>,
+    /// Whether a task does the storage's work.
+    has_worker: bool,
     waiters: HashMap<u64, Vec<oneshot::Sender<()>>>,
     downloads: BTreeMap<u64, Range<u64>>,
     next_download: u64,
@@ -72,6 +83,9 @@ pub(crate) struct Shared {
     /// The generation up to which the core is durable; locked while a flush runs.
     committed: Mutex<Option<u64>>,
     abandoned: StdMutex<Vec<Abandoned>>,
+    /// The storage's work, and how often some of it ended.
+    work: TaskTracker,
+    worked: watch::Sender<u64>,
 }
 
 impl Cell {
@@ -86,6 +100,7 @@ impl Cell {
             conflict: None,
             extensions: Extensions::default(),
             local: Vec::new(),
+            has_worker: false,
             links: HashMap::new(),
             waiters: HashMap::new(),
             downloads: BTreeMap::new(),
@@ -280,12 +295,24 @@ impl Shared {
             cell: Arc::new(Mutex::new(cell)),
             committed: Mutex::new(None),
             abandoned: StdMutex::default(),
+            work: TaskTracker::new(),
+            worked: watch::Sender::new(0),
         }
     }
 
     /// The core, as soon as it is free. Held for short times only, never while a flush runs.
     pub(crate) async fn lock(&self) -> Guard {
-        let mut cell = self.cell.clone().lock_owned().await;
+        let tried = (0..TRIES).find_map(|_| {
+            let tried = self.cell.clone().try_lock_owned().ok();
+            if tried.is_none() {
+                std::hint::spin_loop();
+            }
+            tried
+        });
+        let mut cell = match tried {
+            Some(cell) => cell,
+            None => self.cell.clone().lock_owned().await,
+        };
         let abandoned = std::mem::take(&mut *self.abandoned());
         if !abandoned.is_empty() {
             cell.forget(abandoned, Instant::now());
@@ -342,7 +369,43 @@ impl Shared {
         self.durable.send_replace(state);
         cell.announce(local);
         cell.pump(self);
+        self.start_work(&mut cell);
         Ok(())
+    }
+
+    /// The core, when its sealing has not fallen behind.
+    async fn lock_when_kept_up(&self) -> Guard {
+        let mut worked = self.worked.subscribe();
+        loop {
+            worked.borrow_and_update();
+            let cell = self.lock().await;
+            if !cell.replica.core().storage().is_behind() {
+                return cell;
+            }
+            drop(cell);
+            // The sender lives as long as we do.
+            let _ = worked.changed().await;
+        }
+    }
+
+    /// Has the storage's work done, if there is any, at the next quiet moment or when it presses.
+    fn start_work(&self, cell: &mut Cell) {
+        if cell.has_worker || !cell.replica.core().storage().has_work() {
+            return;
+        }
+        cell.has_worker = true;
+        let worker = Worker {
+            cell: Arc::downgrade(&self.cell),
+            worked: self.worked.clone(),
+            closed: self.closed.clone(),
+        };
+        self.work.spawn(worker.run(cell.generation));
+    }
+
+    /// Returns when no work of the storage is left.
+    pub(crate) async fn finish_work(&self) {
+        self.work.close();
+        self.work.wait().await;
     }
 
     /// Changes the core as its owner does, and tells peers; durable as the store's configuration says. `change` returns
@@ -354,7 +417,7 @@ impl Shared {
         if self.closed.is_cancelled() {
             return Err(CorestoreError::Closed);
         }
-        let mut cell = self.lock().await;
+        let mut cell = self.lock_when_kept_up().await;
         let (changed, result) = change(cell.replica.core_mut()).map_err(Into::into)?;
         cell.dirty = true;
         cell.recount();
@@ -370,9 +433,65 @@ impl Shared {
                 let local = cell.local.len();
                 cell.announce_local(local);
                 cell.pump(self);
+                self.start_work(&mut cell);
             }
         }
         Ok(result)
+    }
+}
+
+/// Does a storage's work off the runtime's threads, until there is none or the core is closed. It does not keep the core
+/// open; work that was not handed back is done again when the core is opened the next time.
+struct Worker {
+    cell: Weak<Mutex<Cell>>,
+    worked: watch::Sender<u64>,
+    closed: CancellationToken,
+}
+
+impl Worker {
+    async fn run(self, mut generation: u64) {
+        let mut busy_since = Instant::now();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(QUIET) => {}
+                () = self.closed.cancelled() => return,
+            }
+            loop {
+                let Some(cell) = self.cell.upgrade() else { return };
+                let mut cell = cell.lock_owned().await;
+                let quiet = cell.generation == generation || busy_since.elapsed() >= LONGEST_BUSY;
+                generation = cell.generation;
+                let storage = cell.replica.core_mut().storage_mut();
+                let Some(mut work) = storage.take_work(quiet) else {
+                    if storage.has_work() {
+                        break;
+                    }
+                    cell.has_worker = false;
+                    return;
+                };
+                drop(cell);
+                let ran = tokio::task::spawn_blocking(move || {
+                    work.run();
+                    work
+                });
+                let (Ok(ran), Some(cell)) = (ran.await, self.cell.upgrade()) else {
+                    return;
+                };
+                let mut cell = cell.lock_owned().await;
+                // A log that is written anew is synced: not on a thread of the runtime.
+                let ended = tokio::task::spawn_blocking(move || {
+                    cell.replica.core_mut().storage_mut().end_work(ran);
+                });
+                if ended.await.is_err() {
+                    return;
+                }
+                self.worked.send_modify(|count| *count += 1);
+                busy_since = Instant::now();
+                if self.closed.is_cancelled() {
+                    return;
+                }
+            }
+        }
     }
 }
 

@@ -59,6 +59,7 @@ impl CorePaths {
         let Some(outer) = self.key_file.parent() else {
             return Ok(());
         };
+        let is_new = !outer.exists();
         fs::create_dir_all(outer).map_err(failed("create", outer))?;
         let unfinished = self.key_file.with_extension("key.new");
         let write = || {
@@ -66,8 +67,14 @@ impl CorePaths {
             file.write_all(&encode(key))?;
             file.sync_all()?;
             fs::rename(&unfinished, &self.key_file)?;
-            File::open(outer)?.sync_all()?;
-            outer.parent().map_or(Ok(()), |root| File::open(root)?.sync_all())
+            // A core's directory that is still to be made is synced together with the key's name.
+            if self.directory.exists() {
+                File::open(outer)?.sync_all()?;
+            }
+            match outer.parent().filter(|_| is_new) {
+                Some(root) => File::open(root)?.sync_all(),
+                None => Ok(()),
+            }
         };
         write().map_err(failed("write", &self.key_file))
     }

@@ -4,7 +4,8 @@
 //! Cores that were asked for here are offered on every connection; those that only a peer asked for are opened for it and
 //! closed when no connection and no handle needs them any more.
 //!
-//! It starts no tasks: [`crate::driver::replicate`] does all work inside its own future, commits included. What was
+//! Its only tasks seal and compact what was written, one per core at a time; [`Corestore::close`] waits for them.
+//! [`crate::driver::replicate`] does all other work inside its own future, commits included. What was
 //! received on a connection and not committed when its future is dropped becomes durable with the core's next commit, or
 //! with [`Corestore::close`].
 
@@ -235,7 +236,8 @@ impl Corestore {
                 return Ok(None);
             };
             paths.refuse_frozen()?;
-            Ok(Some(Core::open(open_disk(&paths, key, disk)?, key)?))
+            let storage = Box::new(open_disk(&paths, key, disk)?.defer_work());
+            Ok(Some(Core::open(storage as Box<dyn Storage>, key)?))
         });
         let Some(core) = opened.await? else {
             return Ok(None);
@@ -264,7 +266,7 @@ impl Corestore {
                     Some(paths) => {
                         paths.refuse_frozen()?;
                         paths.write_key(&key)?;
-                        open_disk(&paths, key, disk)?
+                        Box::new(open_disk(&paths, key, disk)?.defer_work())
                     }
                     None => Box::new(MemoryStorage::new()),
                 };
@@ -304,7 +306,7 @@ impl Corestore {
         let opened = blocking(move || match paths {
             Some(paths) => {
                 paths.write_key(&key)?;
-                open_disk(&paths, key, disk)
+                Ok(Box::new(open_disk(&paths, key, disk)?) as Box<dyn Storage>)
             }
             None => Ok(Box::new(MemoryStorage::new())),
         });
@@ -366,6 +368,7 @@ impl Corestore {
             shared.closed.cancel();
             // Whoever is changing the core now ends first.
             drop(shared.lock().await);
+            shared.finish_work().await;
         }
         let Some(paths) = self.paths_of(discovery_key) else {
             return Ok(open.is_some());
@@ -383,8 +386,10 @@ impl Corestore {
         };
         let mut result = Ok(());
         for shared in cores.into_values() {
-            result = result.and(shared.commit().await);
+            let committed = shared.commit().await;
+            result = result.and(committed);
             shared.closed.cancel();
+            shared.finish_work().await;
         }
         drop(
             self.inner
@@ -467,12 +472,9 @@ impl std::fmt::Debug for Corestore {
     }
 }
 
-fn open_disk(paths: &CorePaths, key: Key, options: DiskOptions) -> Result<Box<dyn Storage>, CorestoreError> {
-    Ok(Box::new(DiskStorage::open(
-        &paths.directory,
-        discovery_key(&key),
-        options,
-    )?))
+fn open_disk(paths: &CorePaths, key: Key, options: DiskOptions) -> Result<DiskStorage, CorestoreError> {
+    let discovery_key = discovery_key(&key);
+    Ok(DiskStorage::open(&paths.directory, discovery_key, options)?)
 }
 
 /// Runs work that waits for a disk off the runtime's threads.

@@ -117,6 +117,43 @@ pub fn encode(
     encode_hashed(place, cipher, blocks, &leaves, root)
 }
 
+/// Header and table of a plain segment whose blocks have these lengths; the blocks follow, one behind the other.
+pub(crate) fn encode_start(
+    place: &Place,
+    lengths: impl ExactSizeIterator<Item = usize>,
+    root: &Node,
+) -> Result<Vec<u8>, SegmentError> {
+    let level = place.id.level;
+    if level > MAX_LEVEL || lengths.len() != 1 << level {
+        return Err(SegmentError::DoesNotFit { level });
+    }
+    start_of(place, false, lengths, root)
+}
+
+fn start_of(
+    place: &Place,
+    encrypted: bool,
+    lengths: impl ExactSizeIterator<Item = usize>,
+    root: &Node,
+) -> Result<Vec<u8>, SegmentError> {
+    let level = place.id.level;
+    let mut out = Vec::with_capacity(HEADER_BYTES + 4 * lengths.len());
+    out.extend_from_slice(&MAGIC);
+    for number in [place.fork, place.id.index, root.size] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    out.extend_from_slice(&[level as u8, u8::from(encrypted), 0, 0, 0, 0, 0, 0]);
+    out.extend_from_slice(&place.discovery_key);
+    out.extend_from_slice(&root.hash);
+    let mut end = 0_usize;
+    for length in lengths {
+        end += length;
+        let end = u32::try_from(end).map_err(|_| SegmentError::DoesNotFit { level })?;
+        out.extend_from_slice(&end.to_le_bytes());
+    }
+    Ok(out)
+}
+
 /// As [`encode`], for blocks whose leaves and top are known, so that nothing is hashed again. The caller has checked
 /// that these are the blocks that were hashed.
 pub(crate) fn encode_hashed(
@@ -132,23 +169,11 @@ pub(crate) fn encode_hashed(
         return Err(does_not_fit);
     }
     let overhead = if cipher.is_some() { OVERHEAD } else { 0 };
-    let stored_bytes: usize = blocks.iter().map(|block| block.len() + overhead).sum();
-    if u32::try_from(stored_bytes).is_err() {
-        return Err(does_not_fit);
-    }
-    let mut out = Vec::with_capacity(HEADER_BYTES + 4 * blocks.len() + stored_bytes);
-    out.extend_from_slice(&MAGIC);
-    for number in [place.fork, place.id.index, root.size] {
-        out.extend_from_slice(&number.to_le_bytes());
-    }
-    out.extend_from_slice(&[level as u8, u8::from(cipher.is_some()), 0, 0, 0, 0, 0, 0]);
-    out.extend_from_slice(&place.discovery_key);
-    out.extend_from_slice(&root.hash);
-    let mut end = 0;
-    for block in blocks {
-        end += (block.len() + overhead) as u32;
-        out.extend_from_slice(&end.to_le_bytes());
-    }
+    let lengths = blocks.iter().map(|block| block.len() + overhead);
+    let stored_bytes: usize = lengths.clone().sum();
+    let start = start_of(place, cipher.is_some(), lengths, &root)?;
+    let mut out = Vec::with_capacity(start.len() + stored_bytes);
+    out.extend_from_slice(&start);
     for (leaf, block) in leaves.iter().zip(blocks) {
         match cipher {
             None => out.extend_from_slice(block),

@@ -19,7 +19,7 @@ use crate::segment::{ContentCipher, Decoded, Place, SegmentId};
 
 pub use disk::{
     DEFAULT_OPEN_FILES, DiskOptions, DiskStorage, Durability, Fault, Faults, FileOperation, Files, Limits,
-    PendingFlush,
+    PendingFlush, Work,
 };
 pub use memory::MemoryStorage;
 
@@ -161,6 +161,21 @@ pub trait Storage: Send {
     fn end_flush(&mut self, _ran: PendingFlush) -> Result<(), StorageError> {
         Ok(())
     }
+    /// Whether there is work that was left to the caller, to be done at a quiet moment.
+    fn has_work(&self) -> bool {
+        false
+    }
+    /// Work that is due, at a quiet moment or because it presses: run it without the storage, then hand it to
+    /// [`Storage::end_work`]. None while there is none, or some is out already.
+    fn take_work(&mut self, _quiet: bool) -> Option<Work> {
+        None
+    }
+    /// Takes note of work that ran. A failure leaves everything readable, and the work is given out again later.
+    fn end_work(&mut self, _ran: Work) {}
+    /// Whether work that is out has fallen so far behind that owners should wait for it before they change more.
+    fn is_behind(&self) -> bool {
+        false
+    }
     /// What the storage's own segments are encrypted with.
     fn content_cipher(&self) -> Option<&ContentCipher> {
         None
@@ -203,6 +218,18 @@ impl<S: Storage + ?Sized> Storage for Box<S> {
     }
     fn end_flush(&mut self, ran: PendingFlush) -> Result<(), StorageError> {
         (**self).end_flush(ran)
+    }
+    fn has_work(&self) -> bool {
+        (**self).has_work()
+    }
+    fn take_work(&mut self, quiet: bool) -> Option<Work> {
+        (**self).take_work(quiet)
+    }
+    fn end_work(&mut self, ran: Work) {
+        (**self).end_work(ran);
+    }
+    fn is_behind(&self) -> bool {
+        (**self).is_behind()
     }
     fn content_cipher(&self) -> Option<&ContentCipher> {
         (**self).content_cipher()

@@ -5,19 +5,32 @@
 //! through here, so that tests can stop the world at any of them ([`Faults`]).
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
 use super::faults::{Faults, FileOperation, Step};
+use super::places::Places;
 use crate::storage::StorageError;
 
-/// Descriptors kept open: far below the usual limit of 1024 per process, enough for the cores that are busy at once.
-pub const DEFAULT_OPEN_FILES: usize = 256;
+/// Descriptors kept open: with the 48 logs that may be held besides and those of a process's own well below 256, enough for the cores that are
+/// busy at once.
+pub const DEFAULT_OPEN_FILES: usize = 160;
+/// Logs held open because they have bytes that are not synced. Beyond that they are opened again to be synced; the kernel
+/// then still tells of a failed write-back that nobody was told of, as long as it has the file in memory.
+const MOST_HELD: usize = 48;
+
+/// Buffers kept for writing, and the largest that is kept.
+const BUFFERS: usize = 2;
+const BUFFER_BYTES: usize = 4 << 20;
+/// Tells apart what is being written under one name at the same time.
+static UNFINISHED: AtomicU64 = AtomicU64::new(0);
 
 struct Open {
     file: Arc<File>,
@@ -26,7 +39,8 @@ struct Open {
 
 #[derive(Default)]
 struct Cache {
-    open: HashMap<PathBuf, Open>,
+    /// By the bytes of the path: hashing its components costs several times as much.
+    open: HashMap<OsString, Open>,
     clock: u64,
 }
 
@@ -34,6 +48,9 @@ struct Cache {
 #[derive(Clone)]
 pub struct Files {
     cache: Arc<Mutex<Cache>>,
+    places: Arc<Places>,
+    buffers: Arc<Mutex<Vec<Vec<u8>>>>,
+    held: Arc<AtomicUsize>,
     capacity: usize,
     faults: Option<Arc<Faults>>,
 }
@@ -57,6 +74,9 @@ impl Files {
     pub fn new(capacity: usize) -> Self {
         Self {
             cache: Arc::default(),
+            places: Arc::default(),
+            buffers: Arc::default(),
+            held: Arc::default(),
             capacity: capacity.max(1),
             faults: None,
         }
@@ -66,6 +86,9 @@ impl Files {
     pub fn with_faults(capacity: usize, faults: Arc<Faults>) -> Self {
         Self {
             cache: Arc::default(),
+            places: Arc::default(),
+            buffers: Arc::default(),
+            held: Arc::default(),
             capacity: capacity.max(1),
             faults: Some(faults),
         }
@@ -78,6 +101,27 @@ impl Files {
             .unwrap_or_else(PoisonError::into_inner)
             .open
             .len()
+    }
+
+    /// Where blocks lie in segments.
+    pub(super) fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// An empty buffer to write from, whose memory was used before if possible: a fresh megabyte costs a page fault for
+    /// every 4 KiB.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        buffers.pop().unwrap_or_default()
+    }
+
+    /// Keeps a buffer for the next one who needs one.
+    pub(super) fn give_back(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffer.capacity() <= BUFFER_BYTES && buffers.len() < BUFFERS {
+            buffers.push(buffer);
+        }
     }
 
     fn step(&self, operation: impl FnOnce() -> FileOperation) -> Step {
@@ -97,7 +141,7 @@ impl Files {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         cache.clock += 1;
         let now = cache.clock;
-        if let Some(open) = cache.open.get_mut(path) {
+        if let Some(open) = cache.open.get_mut(path.as_os_str()) {
             open.used = now;
             return Ok(open.file.clone());
         }
@@ -114,7 +158,7 @@ impl Files {
             }
         }
         cache.open.insert(
-            path.to_path_buf(),
+            path.as_os_str().to_owned(),
             Open {
                 file: file.clone(),
                 used: now,
@@ -129,12 +173,26 @@ impl Files {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .open
-            .remove(path);
+            .remove(path.as_os_str());
     }
 
-    /// An open file to hold on to: the kernel reports a failed write-back to descriptors that were open then.
+    /// An open file to hold on to.
     pub(super) fn hold(&self, path: &Path) -> Result<Arc<File>, StorageError> {
         self.file(path).map_err(failed("open", path))
+    }
+
+    /// An open file to hold on to until it is synced: the kernel reports a failed write-back to descriptors that were open
+    /// then. It is not held open if too many are already.
+    pub(super) fn hold_unsynced(&self, path: &Path) -> Result<Held, StorageError> {
+        let before = self.held.fetch_add(1, Ordering::SeqCst);
+        let mut held = Held {
+            count: self.held.clone(),
+            file: None,
+        };
+        if before < MOST_HELD {
+            held.file = Some(self.hold(path)?);
+        }
+        Ok(held)
     }
 
     pub(super) fn length(&self, path: &Path) -> Result<u64, StorageError> {
@@ -159,23 +217,24 @@ impl Files {
     }
 
     pub(super) fn write_at(&self, path: &Path, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
-        let write = || {
-            let file = self.file(path)?;
-            let operation = || FileOperation::Write {
-                path: path.to_path_buf(),
-                offset,
-                bytes: Bytes::copy_from_slice(bytes),
-            };
-            match self.step(operation) {
-                Step::Run => file.write_all_at(bytes, offset),
-                Step::Half(error) => {
-                    file.write_all_at(&bytes[..bytes.len() / 2], offset)?;
-                    Err(error)
-                }
-                Step::Fail(error) => Err(error),
-            }
-        };
+        let write = || self.write_held(&*self.file(path)?, path, offset, bytes);
         write().map_err(failed("write", path))
+    }
+
+    fn write_held(&self, file: &File, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let operation = || FileOperation::Write {
+            path: path.to_path_buf(),
+            offset,
+            bytes: Bytes::copy_from_slice(bytes),
+        };
+        match self.step(operation) {
+            Step::Run => file.write_all_at(bytes, offset),
+            Step::Half(error) => {
+                file.write_all_at(&bytes[..bytes.len() / 2], offset)?;
+                Err(error)
+            }
+            Step::Fail(error) => Err(error),
+        }
     }
 
     pub(super) fn cut(&self, path: &Path, length: u64) -> Result<(), StorageError> {
@@ -203,23 +262,38 @@ impl Files {
 
     /// Makes a whole file appear under its name at once, durable but for its directory entry.
     pub(super) fn write_whole(&self, path: &Path, parts: &[&[u8]]) -> Result<(), StorageError> {
+        let mut unfinished = self.begin_whole(path)?;
+        for part in parts {
+            unfinished.write(part)?;
+        }
+        unfinished.finish()
+    }
+
+    /// Begins a file that will appear whole under its name.
+    pub(super) fn begin_whole(&self, path: &Path) -> Result<Unfinished<'_>, StorageError> {
         let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".tmp");
+        // Work on a segment may outlive the storage that it is for, while another storage opens the same directory;
+        // what is left over there is removed at the next opening. A log has one writer.
+        if path
+            .extension()
+            .is_some_and(|kind| kind == "log" || kind == "torn")
+        {
+            temporary.push(".tmp");
+        } else {
+            temporary.push(format!(".{}.tmp", UNFINISHED.fetch_add(1, Ordering::Relaxed)));
+        }
         let temporary = PathBuf::from(temporary);
-        self.forget(&temporary);
         let operation = || FileOperation::Create {
             path: temporary.clone(),
         };
-        self.change(operation)
-            .and_then(|()| File::create(&temporary))
-            .map_err(failed("create", &temporary))?;
-        let mut offset = 0;
-        for part in parts {
-            self.write_at(&temporary, offset, part)?;
-            offset += part.len() as u64;
-        }
-        self.sync(&temporary)?;
-        self.rename(&temporary, path)
+        let created = self.change(operation).and_then(|()| File::create(&temporary));
+        Ok(Unfinished {
+            file: created.map_err(failed("create", &temporary))?,
+            files: self,
+            temporary,
+            path: path.to_path_buf(),
+            written: 0,
+        })
     }
 
     pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
@@ -250,6 +324,44 @@ impl Files {
         self.change(operation)
             .and_then(|()| File::open(dir)?.sync_all())
             .map_err(failed("sync the directory", dir))
+    }
+}
+
+/// A file that has bytes that are not synced, held open unless too many are.
+#[derive(Debug)]
+pub(super) struct Held {
+    count: Arc<AtomicUsize>,
+    pub(super) file: Option<Arc<File>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A file that has no name yet.
+pub(super) struct Unfinished<'a> {
+    files: &'a Files,
+    file: File,
+    temporary: PathBuf,
+    path: PathBuf,
+    written: u64,
+}
+
+impl Unfinished<'_> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        self.files
+            .write_held(&self.file, &self.temporary, self.written, bytes)
+            .map_err(failed("write", &self.temporary))?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Makes the bytes durable and gives them their name.
+    pub(super) fn finish(self) -> Result<(), StorageError> {
+        self.files.sync_held(&self.file, &self.temporary)?;
+        self.files.rename(&self.temporary, &self.path)
     }
 }
 

@@ -52,10 +52,16 @@ impl DiskStorage {
 
     pub(super) fn begin_sync(&mut self) -> Result<Option<PendingFlush>, StorageError> {
         self.check_open()?;
-        let Some(file) = &self.dirty else { return Ok(None) };
+        let file = match &self.dirty {
+            None => return Ok(None),
+            Some(held) => match &held.file {
+                Some(file) => file.clone(),
+                None => self.files.hold(&self.log)?,
+            },
+        };
         Ok(Some(PendingFlush {
             files: self.files.clone(),
-            file: file.clone(),
+            file,
             log: self.log.clone(),
             generation: self.generation,
             end: self.log_bytes,

@@ -30,6 +30,8 @@ pub(super) struct Index {
     pub(super) dropped: Vec<Sealed>,
     /// Segments of which only the nodes are needed any more; their block files may go likewise.
     pub(super) hollowed: Vec<Sealed>,
+    /// Counts truncations and clearings: what was prepared before one may be wrong behind it.
+    pub(super) upheavals: u64,
     /// Counts what was sealed.
     pub(super) seals: u64,
     /// Bytes of the log's records that would be written again by a compaction.
@@ -133,6 +135,7 @@ impl Index {
 
     /// A segment that reaches over the new end goes as a whole; what it held below the end is in the same batch again.
     fn truncate(&mut self, length: u64) {
+        self.upheavals += 1;
         for sealed in self.segments_in(&(length..u64::MAX)) {
             self.bitfield.clear_range(sealed.id.blocks());
             self.drop_segment(sealed);
@@ -147,6 +150,7 @@ impl Index {
     }
 
     fn clear(&mut self, blocks: &Range<u64>) {
+        self.upheavals += 1;
         self.forget_blocks(blocks.clone());
         self.bitfield.clear_range(blocks.clone());
         for sealed in self.segments_in(blocks) {

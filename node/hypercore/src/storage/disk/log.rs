@@ -135,6 +135,14 @@ impl Batch {
         }
     }
 
+    /// As [`Batch::new`], in a buffer that was used before.
+    pub(super) fn with_buffer(generation: u64, bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            ..Self::new(generation)
+        }
+    }
+
     /// Appends a record; gives the position of its payload in the batch and the payload's CRC.
     fn record(&mut self, kind: Kind, argument: u64, payload: &[u8]) -> (usize, u32) {
         let crc = crc32c::crc32c(payload);

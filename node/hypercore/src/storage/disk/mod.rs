@@ -16,18 +16,20 @@ mod files;
 mod flush;
 mod index;
 mod log;
+mod places;
 mod seal;
 mod sidecar;
+mod work;
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
-use self::files::failed;
+use self::files::{Held, failed};
 use self::index::Index;
 use self::log::{Batch, BlockPlace, Record, Sealed};
 use super::{Changes, Head, ImportedSegment, Storage, StorageError};
@@ -41,6 +43,7 @@ use crate::segment::{ContentCipher, Place, SegmentId};
 pub use faults::{Fault, Faults, FileOperation};
 pub use files::{DEFAULT_OPEN_FILES, Files};
 pub use flush::PendingFlush;
+pub use work::Work;
 
 /// Name of the log in a core's directory.
 const LOG_NAME: &str = "head.log";
@@ -117,13 +120,16 @@ pub struct DiskStorage {
     log_bytes: u64,
     /// Bytes of the log that are synced.
     durable_bytes: u64,
-    /// The log while it has bytes that are not synced.
-    dirty: Option<Arc<File>>,
+    /// The log while it has bytes that are not synced, held open unless too many are.
+    dirty: Option<Held>,
     /// Set by a sync that failed, wherever it ran.
     sync_failed: Arc<AtomicBool>,
     /// Bytes that were cut from a torn log when it was opened.
     cut_bytes: u64,
     closed: bool,
+    /// Whether others do the sealing and compacting, and whether they are at it.
+    deferred: bool,
+    working: bool,
     /// Log length below which it is not worth looking for something to seal.
     look_again_at: u64,
     /// Why the last sealing or compaction failed, and the log length at which it is tried again.
@@ -172,6 +178,8 @@ impl DiskStorage {
             sync_failed: Arc::default(),
             cut_bytes: 0,
             closed: scan.damage.is_some(),
+            deferred: false,
+            working: false,
             look_again_at: 0,
             maintenance: None,
         };
@@ -326,7 +334,7 @@ impl DiskStorage {
     /// Writes a batch at the end of the log: all of it, or nothing.
     fn append(&mut self, batch: &Batch) -> Result<(), StorageError> {
         if self.dirty.is_none() {
-            self.dirty = Some(self.files.hold(&self.log)?);
+            self.dirty = Some(self.files.hold_unsynced(&self.log)?);
         }
         if let Err(error) = self.files.write_at(&self.log, self.log_bytes, &batch.bytes) {
             // A log whose torn end cannot be cut must not be appended to.
@@ -337,10 +345,38 @@ impl DiskStorage {
         Ok(())
     }
 
+    fn node_of(&self, index: u64) -> Result<Option<Node>, StorageError> {
+        if let Some(node) = self.index.node(index) {
+            return Ok(Some(node));
+        }
+        match self.index.segment_of_node(index) {
+            Some(sealed) => self.sealed_node(sealed, index),
+            None => Ok(None),
+        }
+    }
+
+    fn block_of(&self, index: u64) -> Result<Option<Bytes>, StorageError> {
+        if let Some(place) = self.index.blocks.get(&index) {
+            return self.log_block(place).map(Some);
+        }
+        if !self.index.bitfield.get(index) {
+            return Ok(None);
+        }
+        match self.index.segment_of_block(index) {
+            Some(sealed) => self.sealed_block(sealed, index).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Writes changes to the log, and gives the records that the index takes when they are written.
     fn write(&mut self, changes: Changes) -> Result<Vec<Record>, StorageError> {
-        let mut batch = Batch::new(self.generation);
-        let mut records = Vec::new();
+        let mut batch = Batch::with_buffer(self.generation, self.files.buffer());
+        let bytes: usize = changes.blocks.iter().map(|(_, block)| block.len()).sum();
+        let records = changes.blocks.len() + 8;
+        batch
+            .bytes
+            .reserve(bytes + records * log::RECORD_BYTES as usize + changes.nodes.len() * log::NODE_BYTES);
+        let mut records = Vec::with_capacity(records);
         if let Some(manifest) = changes.manifest {
             batch.manifest(&manifest);
             records.push(Record::Manifest(manifest));
@@ -372,6 +408,7 @@ impl DiskStorage {
         }
         batch.finish();
         self.append(&batch)?;
+        self.files.give_back(batch.bytes);
         Ok(records)
     }
 }
@@ -390,26 +427,11 @@ impl Storage for DiskStorage {
     }
 
     fn node(&self, index: u64) -> Result<Option<Node>, StorageError> {
-        if let Some(node) = self.index.node(index) {
-            return Ok(Some(node));
-        }
-        match self.index.segment_of_node(index) {
-            Some(sealed) => self.sealed_node(sealed, index),
-            None => Ok(None),
-        }
+        self.node_of(index)
     }
 
     fn block(&self, index: u64) -> Result<Option<Bytes>, StorageError> {
-        if let Some(place) = self.index.blocks.get(&index) {
-            return self.log_block(place).map(Some);
-        }
-        if !self.index.bitfield.get(index) {
-            return Ok(None);
-        }
-        match self.index.segment_of_block(index) {
-            Some(sealed) => self.sealed_block(sealed, index).map(Some),
-            None => Ok(None),
-        }
+        self.block_of(index)
     }
 
     fn apply(&mut self, mut changes: Changes) -> Result<(), StorageError> {
@@ -440,6 +462,22 @@ impl Storage for DiskStorage {
 
     fn end_flush(&mut self, ran: PendingFlush) -> Result<(), StorageError> {
         self.end_sync(ran)
+    }
+
+    fn has_work(&self) -> bool {
+        self.may_have_work()
+    }
+
+    fn take_work(&mut self, quiet: bool) -> Option<Work> {
+        self.give_out_work(quiet)
+    }
+
+    fn end_work(&mut self, ran: Work) {
+        self.take_back_work(ran);
+    }
+
+    fn is_behind(&self) -> bool {
+        self.owners_wait()
     }
 
     fn content_cipher(&self) -> Option<&ContentCipher> {

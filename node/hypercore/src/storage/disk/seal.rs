@@ -1,47 +1,65 @@
 //! Sealing subtrees into segment files, reading them, and writing the log anew when most of it is dead.
 
+use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::log::{self, Batch, BlockPlace, Record, Sealed};
+use super::places::{self, Page};
 use super::sidecar;
+use super::work::FAR_BEHIND_BYTES;
 use super::{DiskStorage, Storage, StorageError};
-use crate::flat_tree;
 use crate::node::Node;
 use crate::segment::cut::is_settled;
-use crate::segment::format::encode_hashed;
 use crate::segment::{Header, Held, SegmentId, cut, decode, open_block};
 
 impl DiskStorage {
-    /// Seals and compacts as the limits say. Failures do not touch what was stored; they are kept for
-    /// [`DiskStorage::maintenance_error`], and it is tried again when the log has grown further.
+    /// Seals and compacts as the limits say, unless that was left to others who keep up. Failures do not touch what was
+    /// stored; they are kept for [`DiskStorage::maintenance_error`], and it is tried again when the log has grown further.
     pub(super) fn maintain(&mut self) {
-        if self
-            .maintenance
-            .as_ref()
-            .is_some_and(|(_, retry_at)| self.log_bytes < *retry_at)
-        {
+        if (self.deferred && !self.is_far_behind(FAR_BEHIND_BYTES)) || self.waits_after_failure() {
             return;
         }
+        let ended = self.try_maintain();
+        self.note_failure(ended.err());
+    }
+
+    pub(super) fn waits_after_failure(&self) -> bool {
+        self.maintenance
+            .as_ref()
+            .is_some_and(|(_, retry_at)| self.log_bytes < *retry_at)
+    }
+
+    pub(super) fn note_failure(&mut self, error: Option<StorageError>) {
         let retry_at = self.log_bytes + self.limits.seal_bytes;
-        self.maintenance = self.try_maintain().err().map(|error| (error, retry_at));
+        self.maintenance = error.map(|error| (error, retry_at));
+    }
+
+    /// The segments that the limits say should be sealed now.
+    pub(super) fn due_segments(&mut self) -> Result<Vec<SegmentId>, StorageError> {
+        if !self.should_seal() {
+            return Ok(Vec::new());
+        }
+        self.look_again_at = self.log_bytes + self.limits.seal_bytes / 8;
+        self.sealable(self.index.live_block_bytes > self.limits.spill_bytes)
+    }
+
+    /// Whether the log is full. What could not be sealed then is not looked at again with every change.
+    pub(super) fn should_seal(&self) -> bool {
+        let full = self.index.live_block_bytes > self.limits.seal_bytes
+            || self.index.node_count() > self.limits.seal_nodes;
+        full && self.log_bytes >= self.look_again_at
     }
 
     fn try_maintain(&mut self) -> Result<(), StorageError> {
-        let in_log = self.index.live_block_bytes;
-        let full = in_log > self.limits.seal_bytes || self.index.node_count() > self.limits.seal_nodes;
-        // What cannot be sealed yet is not looked at again with every change.
-        if full && self.log_bytes >= self.look_again_at {
-            for id in self.sealable(in_log > self.limits.spill_bytes)? {
-                self.seal(id)?;
-            }
-            self.look_again_at = self.log_bytes + self.limits.seal_bytes / 8;
+        for id in self.due_segments()? {
+            self.seal(id)?;
         }
         let live = self.index.live_bytes();
         if self.log_bytes > 2 * live + self.limits.dead_bytes {
             self.compact()?;
-            self.look_again_at = self.log_bytes + self.limits.seal_bytes / 8;
         }
         Ok(())
     }
@@ -85,32 +103,10 @@ impl DiskStorage {
 
     /// Writes a subtree as a segment, and says so in the log.
     pub(super) fn seal(&mut self, id: SegmentId) -> Result<(), StorageError> {
-        let mut blocks = Vec::with_capacity(1 << id.level);
-        for index in id.blocks() {
-            let missing = || damaged("a block that should be held is missing", &self.log, 0);
-            blocks.push(self.block(index)?.ok_or_else(missing)?);
-        }
-        let encrypted = self.cipher.is_some();
-        let sealed = Sealed {
-            id,
-            fork: self.index.head.fork,
-            encrypted,
-            hollow: false,
-        };
-        let mut nodes = Vec::with_capacity(2 << id.level);
-        for index in flat_tree::left_span(id.node())..=flat_tree::right_span(id.node()) {
-            nodes.extend(self.node(index)?);
-        }
-        let top = nodes.iter().find(|node| node.index == id.node()).copied();
-        let unproven = || damaged("blocks without their subtree's nodes", &self.log, 0);
-        let top = top
-            .filter(|_| nodes.len() + 1 == 2 << id.level)
-            .ok_or_else(unproven)?;
-        // Each block was hashed when it came, and its checksum was right just now.
-        let leaves: Vec<Node> = nodes.iter().step_by(2).copied().collect();
-        let encoded = encode_hashed(&self.place(&sealed), self.cipher.as_ref(), &blocks, &leaves, top)
-            .map_err(|_| damaged("blocks that do not fit a segment", &self.log, 0))?;
-        self.put_segment(sealed, &encoded.bytes, nodes, &encoded.root)
+        let job = self.seal_job(id)?;
+        job.write()?;
+        self.files.sync_dir(&self.dir.join("segments"))?;
+        self.count_segment(job.sealed, &job.top)
     }
 
     /// Writes the files of a segment whose content was checked, then the record that makes them count.
@@ -124,6 +120,11 @@ impl DiskStorage {
         self.files.write_whole(&self.segment_path(&sealed), &[bytes])?;
         self.write_sidecar(&sealed, bytes, nodes)?;
         self.files.sync_dir(&self.dir.join("segments"))?;
+        self.count_segment(sealed, top)
+    }
+
+    /// Says in the log that a segment, whose files are durable, counts from now on.
+    pub(super) fn count_segment(&mut self, sealed: Sealed, top: &Node) -> Result<(), StorageError> {
         let mut batch = Batch::new(self.generation);
         batch.nodes([top]);
         batch.seal(&sealed);
@@ -185,6 +186,7 @@ impl DiskStorage {
     /// A block out of a segment.
     pub(super) fn sealed_block(&self, sealed: &Sealed, index: u64) -> Result<Bytes, StorageError> {
         let stored = self.stored_block(sealed, index).or_else(|_| {
+            self.files.places().forget();
             self.repair_sidecar(sealed)?;
             self.stored_block(sealed, index)
         })?;
@@ -207,21 +209,38 @@ impl DiskStorage {
     }
 
     fn stored_block(&self, sealed: &Sealed, index: u64) -> Result<Bytes, StorageError> {
-        let (path, side) = (self.segment_path(sealed), self.sidecar_path(sealed));
-        let entry_range = sidecar::block_entry(sealed.id, index);
-        let mut entry = vec![0; (entry_range.end - entry_range.start) as usize];
-        self.files.read_at(&side, entry_range.start, &mut entry)?;
-        let torn = |offset| damaged("a block", &path, offset);
-        let (range, crc) = sidecar::decode_block(sealed.id, &entry).ok_or_else(|| torn(0))?;
-        if range.end > self.files.length(&path)? {
-            return Err(torn(range.start));
-        }
+        let key = places::key(&self.discovery_key, sealed, index);
+        let page = match self.files.places().get(&key) {
+            Some(page) => page,
+            None => self.load_places(sealed, index, key)?,
+        };
+        let torn = |offset| damaged("a block", &page.segment, offset);
+        let (range, crc) = page.block(sealed.id, index).ok_or_else(|| torn(0))?;
         let mut stored = vec![0; (range.end - range.start) as usize];
-        self.files.read_at(&path, range.start, &mut stored)?;
+        let read = self.files.read_at(&page.segment, range.start, &mut stored);
+        read.map_err(|error| match &error {
+            StorageError::Io { source, .. } if source.kind() == ErrorKind::UnexpectedEof => torn(range.start),
+            _ => error,
+        })?;
         if crc32c::crc32c(&stored) != crc {
             return Err(torn(range.start));
         }
         Ok(stored.into())
+    }
+
+    fn load_places(&self, sealed: &Sealed, index: u64, key: places::Key) -> Result<Arc<Page>, StorageError> {
+        let range = places::page_range(sealed.id, index);
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        self.files
+            .read_at(&self.sidecar_path(sealed), range.start, &mut bytes)?;
+        let page = Arc::new(Page::new(self.segment_path(sealed), range.start, bytes));
+        // Where the segment claims more than its file has, the bytes must not be asked for.
+        let length = self.files.length(&page.segment)?;
+        if page.end(sealed.id, index).is_none_or(|end| end > length) {
+            return Err(damaged("a block", &page.segment, 0));
+        }
+        self.files.places().put(key, page.clone());
+        Ok(page)
     }
 
     /// Writes the log anew with what is still needed of it. The new log is durable before it takes the old one's name.
@@ -259,6 +278,7 @@ impl DiskStorage {
             self.index.blocks.insert(index, place);
         }
         self.dirty = None;
+        self.look_again_at = self.log_bytes + self.limits.seal_bytes / 8;
         if let Err(error) = self.files.sync_dir(&self.dir) {
             // After a loss of power either log may be found, so nothing may be acknowledged on the new one.
             self.closed = true;
@@ -305,7 +325,7 @@ impl DiskStorage {
     }
 }
 
-fn damaged(what: &'static str, path: &Path, offset: u64) -> StorageError {
+pub(super) fn damaged(what: &'static str, path: &Path, offset: u64) -> StorageError {
     StorageError::Damaged {
         what,
         path: path.to_path_buf(),

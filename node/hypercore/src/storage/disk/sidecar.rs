@@ -72,11 +72,25 @@ pub(super) fn decode_node(index: u64, entry: &[u8; ENTRY_BYTES]) -> Option<Node>
 }
 
 /// The sidecar of an encoded segment with these nodes (in any order, all of them).
-pub(super) fn encode(segment: &[u8], header: &Header, mut nodes: Vec<Node>) -> Option<Vec<u8>> {
+pub(super) fn encode(segment: &[u8], header: &Header, nodes: Vec<Node>) -> Option<Vec<u8>> {
     let id = header.place.id;
+    let table = segment.get(SEGMENT_HEADER_BYTES..SEGMENT_HEADER_BYTES + header.table_bytes())?;
+    let base = (SEGMENT_HEADER_BYTES + header.table_bytes()) as u64;
+    let mut places = Vec::with_capacity(1 << id.level);
+    for block in id.blocks() {
+        let range = header.block_range(table, block).ok()?;
+        let stored = segment.get(range.start as usize..range.end as usize)?;
+        places.push(((range.end - base) as u32, crc32c::crc32c(stored)));
+    }
+    encode_places(id, nodes, places)
+}
+
+/// The sidecar of a segment with these nodes, whose stored blocks end there (counted from the end of the table) and have
+/// these checksums.
+pub(super) fn encode_places(id: SegmentId, mut nodes: Vec<Node>, places: Vec<(u32, u32)>) -> Option<Vec<u8>> {
     nodes.sort_unstable_by_key(|node| node.index);
     let blocks = 1usize << id.level;
-    if nodes.len() != 2 * blocks - 1 {
+    if nodes.len() != 2 * blocks - 1 || places.len() != blocks {
         return None;
     }
     let mut out = Vec::with_capacity(MAGIC.len() + nodes.len() * ENTRY_BYTES + blocks * BLOCK_BYTES as usize);
@@ -88,13 +102,9 @@ pub(super) fn encode(segment: &[u8], header: &Header, mut nodes: Vec<Node>) -> O
         let crc = crc32c::crc32c(&out[from..]);
         out.extend_from_slice(&crc.to_le_bytes());
     }
-    let table = segment.get(SEGMENT_HEADER_BYTES..SEGMENT_HEADER_BYTES + header.table_bytes())?;
-    let base = (SEGMENT_HEADER_BYTES + header.table_bytes()) as u64;
-    for block in id.blocks() {
-        let range = header.block_range(table, block).ok()?;
-        let stored = segment.get(range.start as usize..range.end as usize)?;
-        out.extend_from_slice(&((range.end - base) as u32).to_le_bytes());
-        out.extend_from_slice(&crc32c::crc32c(stored).to_le_bytes());
+    for (end, crc) in places {
+        out.extend_from_slice(&end.to_le_bytes());
+        out.extend_from_slice(&crc.to_le_bytes());
     }
     Some(out)
 }

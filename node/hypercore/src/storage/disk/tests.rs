@@ -11,7 +11,7 @@ use crate::storage::MemoryStorage;
 
 const DISCOVERY_KEY: Hash = [5; 32];
 
-fn open(dir: &TempDir) -> DiskStorage {
+pub(super) fn open(dir: &TempDir) -> DiskStorage {
     DiskStorage::open(&dir.path().join("core"), DISCOVERY_KEY, DiskOptions::default()).unwrap()
 }
 
@@ -20,7 +20,7 @@ fn log(dir: &TempDir) -> PathBuf {
 }
 
 /// Appends blocks as a core does: leaf, parents, head.
-fn append(storage: &mut dyn Storage, fork: u64, blocks: &[Vec<u8>]) {
+pub(super) fn append(storage: &mut dyn Storage, fork: u64, blocks: &[Vec<u8>]) {
     let length = storage.head().length;
     let roots = flat_tree::roots(length)
         .map(|root| storage.node(root).unwrap().unwrap())
@@ -40,7 +40,7 @@ fn append(storage: &mut dyn Storage, fork: u64, blocks: &[Vec<u8>]) {
     storage.apply(changes).unwrap();
 }
 
-fn truncate(storage: &mut dyn Storage, length: u64) {
+pub(super) fn truncate(storage: &mut dyn Storage, length: u64) {
     let fork = storage.head().fork + 1;
     let head = Some(Head {
         fork,
@@ -57,7 +57,10 @@ fn truncate(storage: &mut dyn Storage, length: u64) {
 }
 
 /// Everything that can be asked of a storage of up to `length` blocks.
-fn everything(storage: &dyn Storage, length: u64) -> (Head, Vec<Option<Bytes>>, Vec<Option<Node>>) {
+pub(super) fn everything(
+    storage: &dyn Storage,
+    length: u64,
+) -> (Head, Vec<Option<Bytes>>, Vec<Option<Node>>) {
     let blocks = (0..length).map(|i| storage.block(i).unwrap()).collect();
     let nodes = (0..2 * length).map(|i| storage.node(i).unwrap()).collect();
     (storage.head().clone(), blocks, nodes)
