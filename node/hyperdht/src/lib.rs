@@ -11,8 +11,14 @@
 //! - We claim to be open only at an address that was proven (or that the operator configured).
 //! - All that a stranger can make grow has a named bound; what costs a signature or a Diffie-Hellman is rationed per
 //!   source host.
+//! - Nobody can make us flood a third party by forging its address: to a host that proved nothing (no valid token) replies are
+//!   at most three times as long as its requests, beyond 128 KiB and then 16 KiB/s, so that ordinary questions get whole
+//!   answers. Other datagrams that a stranger can cause are no longer than what caused them, address fields aside.
 //!
-//! Not here: blind relaying of streams, suspend and resume of mobile devices, IPv6.
+//! A connection may begin through a blind relay ([`ConnectOptions::relay_through`]) and move to a direct way later; running
+//! one is `cumulet-relay`'s.
+//!
+//! IPv4 only, as the network is. Not here: suspend and resume of mobile devices.
 
 mod address;
 mod crypto;
@@ -22,6 +28,7 @@ mod entropy;
 pub mod fuzzing;
 mod messages;
 mod node;
+mod rates;
 mod rpc;
 #[cfg(test)]
 mod vectors;

@@ -37,25 +37,22 @@ async fn two_nodes_that_know_an_address_and_a_key_connect_without_a_dht() {
     for _ in 0..rounds(50) {
         let relay_addresses = vec![a.local_address()];
         let options = ConnectOptions {
-            key_pair: fresh_key_pair(),
             relay_addresses,
+            ..ConnectOptions::new(fresh_key_pair())
         };
         let connection = b.connect(*key_pair.public_key(), options).await.unwrap();
         expect_echo(connection).await.unwrap();
     }
     let unknown = ConnectOptions {
-        key_pair: fresh_key_pair(),
         relay_addresses: vec![a.local_address()],
+        ..ConnectOptions::new(fresh_key_pair())
     };
     let error = b
         .connect(*fresh_key_pair().public_key(), unknown)
         .await
         .unwrap_err();
     assert_eq!(error, ConnectError::PeerUnreachable);
-    let nowhere = ConnectOptions {
-        key_pair: fresh_key_pair(),
-        relay_addresses: Vec::new(),
-    };
+    let nowhere = ConnectOptions::new(fresh_key_pair());
     assert!(
         b.connect(*key_pair.public_key(), nowhere.clone()).await.is_ok(),
         "the way is remembered"

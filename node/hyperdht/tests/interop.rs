@@ -32,10 +32,7 @@ async fn serve(dht: &cumulet_hyperdht::Dht) -> ([u8; 32], tokio::task::JoinSet<(
 }
 
 fn options() -> ConnectOptions {
-    ConnectOptions {
-        key_pair: fresh_key_pair(),
-        relay_addresses: Vec::new(),
-    }
+    ConnectOptions::new(fresh_key_pair())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,13 +12,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::relays::{RelayNews, Relays};
 use super::resolve::resolve;
 use super::{Connection, DhtStatus};
 use crate::messages::PeerRecord;
 use crate::node::{
     ConnectId, ConnectRequest, Event, Goal, Node, NodeCounters, OperationId, Outcome, Output, ServerId,
+    ServerOptions,
 };
-use crate::{ConnectError, FirewallHook, ListenError, SocketId, Transmit};
+use crate::{ConnectError, Hash, ListenError, SocketId, Transmit};
 use cumulet_secret_stream::noise::KeyPair;
 
 /// Connections accepted and not taken yet, per server. Beyond, newcomers are dropped: the application is too slow.
@@ -42,8 +44,7 @@ pub(super) enum Command {
     },
     Listen {
         key_pair: KeyPair,
-        firewall: Option<FirewallHook>,
-        private: bool,
+        options: ServerOptions,
         done: oneshot::Sender<Result<Listening, ListenError>>,
     },
     Announce {
@@ -105,6 +106,7 @@ pub(super) struct Actor {
     status: watch::Sender<DhtStatus>,
     streams: HashMap<u32, UdxStream>,
     first_packets: FuturesUnordered<FirstPacket>,
+    relays: Relays,
     servers: HashMap<ServerId, ServerEnds>,
     connects: HashMap<ConnectId, oneshot::Sender<Result<Connection, ConnectError>>>,
     operations: HashMap<OperationId, OperationEnds>,
@@ -123,6 +125,7 @@ pub(super) struct Actor {
 enum Input {
     Datagram(SocketId, Option<Datagram>),
     FirstPacket(u32, Option<Source>),
+    Relay(RelayNews),
     Command(Option<Command>),
     Resolved(Vec<SocketAddrV4>),
     Time,
@@ -160,6 +163,7 @@ impl Actor {
             status,
             streams: HashMap::new(),
             first_packets: FuturesUnordered::new(),
+            relays: Relays::new(),
             servers: HashMap::new(),
             connects: HashMap::new(),
             operations: HashMap::new(),
@@ -184,6 +188,7 @@ impl Actor {
                 () = cancel.cancelled() => Input::Cancelled,
                 command = self.commands.recv() => Input::Command(command),
                 Some((stream, source)) = self.first_packets.next() => Input::FirstPacket(stream, source),
+                news = self.relays.next() => Input::Relay(news),
                 datagram = server.recv() => Input::Datagram(SocketId::SERVER, datagram),
                 datagram = client.recv() => Input::Datagram(SocketId::CLIENT, datagram),
                 Some((socket, datagram)) = self.received.recv() => Input::Datagram(socket, Some(datagram)),
@@ -240,6 +245,7 @@ impl Actor {
                     self.node.handle_stream_packet(now, stream, socket, from);
                 }
             }
+            Input::Relay(news) => self.on_relay_news(now, news),
             Input::Command(Some(command)) => self.command(now, command),
             Input::Resolved(nodes) => self.on_resolved(now, nodes),
             Input::Time => {
@@ -277,13 +283,12 @@ impl Actor {
             }
             Command::Listen {
                 key_pair,
-                firewall,
-                private,
+                options,
                 done,
             } => {
                 let result = self
                     .node
-                    .listen(now, key_pair, firewall, private)
+                    .listen(now, key_pair, options)
                     .map(|id| self.open_server(id));
                 let _ = done.send(result);
             }
@@ -366,8 +371,58 @@ impl Actor {
                     if let Some(stream) = self.streams.remove(&id) {
                         stream.control().destroy();
                     }
+                    self.relays.destroy(id);
                 }
+                Output::PairAtRelay {
+                    relay,
+                    control,
+                    handshake,
+                    order,
+                } => {
+                    if let Some(stream) = self.streams.remove(&control) {
+                        self.relays.pair(relay, (stream, handshake), &order);
+                    }
+                }
+                Output::ConnectRelayed {
+                    relay,
+                    stream,
+                    socket,
+                    remote_id,
+                    to,
+                } => {
+                    if let Some((stream, socket)) =
+                        self.streams.get(&stream).zip(self.socket(socket).cloned())
+                    {
+                        let control = stream.control().clone();
+                        self.relays.connect(relay, control, (&socket, remote_id, to));
+                    }
+                }
+                Output::MoveStream {
+                    relay,
+                    socket,
+                    remote_id,
+                    to,
+                } => {
+                    if let Some(socket) = self.socket(socket).cloned() {
+                        self.relays.change_remote(relay, (&socket, remote_id, to));
+                    }
+                }
+                Output::ReleaseRelay(relay) => self.relays.release(relay),
                 Output::Event(event) => self.event(event),
+            }
+        }
+    }
+
+    fn on_relay_news(&mut self, now: Instant, news: RelayNews) {
+        match news {
+            RelayNews::Paired { relay, remote_id } => self.node.on_relay_paired(now, relay, remote_id),
+            RelayNews::Lost { relay } => self.node.on_relay_lost(now, relay),
+            RelayNews::Direct { relay } => self.node.on_direct_confirmed(now, relay),
+            RelayNews::Closed { relay } => self.node.on_relayed_closed(now, relay),
+            RelayNews::Heard { stream, source } => {
+                if let Some((socket, from)) = self.socket_id(&source.socket).zip(v4(source.address)) {
+                    self.node.handle_stream_packet(now, stream, socket, from);
+                }
             }
         }
     }
@@ -436,7 +491,12 @@ impl Actor {
         }
     }
 
-    fn connection(&mut self, stream: u32, handshake: HandshakeResult) -> Option<Connection> {
+    fn connection(
+        &mut self,
+        stream: u32,
+        handshake: HandshakeResult,
+        relay: Option<Hash>,
+    ) -> Option<Connection> {
         let stream = self.streams.remove(&stream)?;
         let (remote_public_key, is_initiator) = (handshake.remote_public_key, handshake.is_initiator);
         Some(Connection {
@@ -444,6 +504,7 @@ impl Actor {
             handshake,
             stream,
             is_initiator,
+            relay,
         })
     }
 
@@ -454,8 +515,9 @@ impl Actor {
                 server,
                 stream,
                 handshake,
+                relay,
             } => {
-                let Some(connection) = self.connection(stream, handshake) else {
+                let Some(connection) = self.connection(stream, handshake, relay) else {
                     return;
                 };
                 let queue = self.servers.get(&server).map(|ends| &ends.connections);
@@ -485,8 +547,11 @@ impl Actor {
                 connect,
                 stream,
                 handshake,
+                relay,
             } => {
-                let connection = self.connection(stream, handshake).ok_or(ConnectError::Busy);
+                let connection = self
+                    .connection(stream, handshake, relay)
+                    .ok_or(ConnectError::Busy);
                 if let Some(done) = self.connects.remove(&connect) {
                     let _ = done.send(connection);
                 }

@@ -29,6 +29,8 @@ pub struct DhtConfig {
     /// Our address as strangers reach it, where it is known (a fixed port mapping, the first node of a network). Implies
     /// `firewalled: Some(false)`.
     pub public_address: Option<SocketAddrV4>,
+    /// Who we are towards blind relays, which may serve known identities only. A fresh key pair if absent.
+    pub key_pair: Option<KeyPair>,
     /// Tell peers our interface addresses, so that those in the same network find the short way.
     pub share_local_addresses: bool,
 }
@@ -43,6 +45,7 @@ impl Default for DhtConfig {
             ephemeral: None,
             firewalled: None,
             public_address: None,
+            key_pair: None,
             share_local_addresses: true,
         }
     }
@@ -68,6 +71,23 @@ pub struct ConnectOptions {
     pub key_pair: KeyPair,
     /// Nodes that may know the way, or the peer's own address.
     pub relay_addresses: Vec<SocketAddrV4>,
+    /// Public keys of blind relays, of which one is offered: the connection begins through it if no direct way opens
+    /// before, and moves to a direct way when one opens later. A relay that the server names is used instead.
+    pub relay_through: Vec<Hash>,
+    /// Punch no holes, and take no short way through the local network. Open servers are met directly all the same.
+    pub never_punch: bool,
+}
+
+impl ConnectOptions {
+    /// Connects as `key_pair`, by whatever way the DHT finds.
+    pub fn new(key_pair: KeyPair) -> Self {
+        Self {
+            key_pair,
+            relay_addresses: Vec::new(),
+            relay_through: Vec::new(),
+            never_punch: false,
+        }
+    }
 }
 
 impl fmt::Debug for ConnectOptions {
@@ -89,6 +109,11 @@ pub struct ListenOptions {
     pub firewall: Option<FirewallHook>,
     /// Do not announce the key: only those who know our address find us.
     pub private: bool,
+    /// Public keys of blind relays, of which one is offered to each client; see [`ConnectOptions::relay_through`].
+    /// Independent of it a relay that the client names is used.
+    pub relay_through: Vec<Hash>,
+    /// Punch no holes. Clients that are open, or reach us directly, are met all the same.
+    pub never_punch: bool,
 }
 
 impl fmt::Debug for ListenOptions {
@@ -110,6 +135,8 @@ pub struct Connection {
     pub stream: UdxStream,
     /// Whether we dialled.
     pub is_initiator: bool,
+    /// The blind relay through which the stream began; it may have moved to a direct way since.
+    pub relay: Option<Hash>,
 }
 
 /// What a node knows about itself.
@@ -213,6 +240,9 @@ pub enum ConnectError {
     /// We say to be reachable, but the peer's packets did not arrive.
     #[error("failed to connect: the peer did not come to our open address in time")]
     PassiveTimeout,
+    /// No direct way, and the blind relay could not be reached or did not pair us in time.
+    #[error("failed to connect: the relay could not be used")]
+    RelayFailed,
     /// Too many connections are being opened.
     #[error("failed to connect: too many attempts at a time")]
     Busy,

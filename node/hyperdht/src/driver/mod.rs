@@ -2,6 +2,7 @@
 
 mod actor;
 mod api;
+mod relays;
 mod resolve;
 
 pub use self::api::{
@@ -23,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use self::actor::{Actor, Command, Listening, Sockets};
 use self::resolve::local_addresses;
-use crate::node::{ConnectRequest, Goal, Node, NodeConfig, NodeCounters, Outcome, ServerId};
+use crate::node::{ConnectRequest, Goal, Node, NodeConfig, NodeCounters, Outcome, ServerId, ServerOptions};
 use crate::rpc::RpcConfig;
 use crate::{Entropy, Hash, MutableRecord, PeerRecord};
 
@@ -40,6 +41,8 @@ pub struct Dht {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<DhtStatus>,
     local_address: SocketAddrV4,
+    endpoint: Endpoint,
+    relay_key: Hash,
 }
 
 impl fmt::Debug for Dht {
@@ -95,7 +98,13 @@ impl Dht {
         } else {
             Vec::new()
         };
+        let mut entropy = system_entropy();
+        let key_pair = config
+            .key_pair
+            .unwrap_or_else(|| KeyPair::from_seed(entropy.array()));
+        let relay_key = *key_pair.public_key();
         let node_config = NodeConfig {
+            key_pair,
             rpc: RpcConfig {
                 server_port: local_address.port(),
                 firewalled: if config.public_address.is_some() {
@@ -109,17 +118,29 @@ impl Dht {
             local_addresses: local,
             unix_ms: u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0),
         };
-        let node = Node::new(node_config, system_entropy(), Instant::now());
+        let node = Node::new(node_config, entropy, Instant::now());
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
         let sockets = Sockets { server, client };
         let names = (config.bootstrap, config.known_nodes);
-        let (actor, status) = Actor::new(node, endpoint, &sockets, queue, names);
+        let (actor, status) = Actor::new(node, endpoint.clone(), &sockets, queue, names);
         tasks.spawn(actor.run(sockets, cancel));
         Ok(Self {
             commands,
             status,
             local_address,
+            endpoint,
+            relay_key,
         })
+    }
+
+    /// The UDX streams of this node: for who runs a blind relay on it.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Our public key towards blind relays ([`DhtConfig::key_pair`]).
+    pub fn relay_key(&self) -> Hash {
+        self.relay_key
     }
 
     /// The local address of the server socket. The host is `0.0.0.0` when bound to all interfaces.
@@ -296,11 +317,15 @@ impl Dht {
         let ConnectOptions {
             key_pair,
             relay_addresses,
+            relay_through,
+            never_punch,
         } = options;
         let request = ConnectRequest {
             public_key,
             key_pair,
             relay_addresses,
+            relay_through,
+            never_punch,
         };
         self.commands
             .send(Command::Connect { request, done })
@@ -313,11 +338,20 @@ impl Dht {
     /// runs in the background ([`Server::announced`]).
     pub async fn listen(&self, key_pair: KeyPair, options: ListenOptions) -> Result<Server, ListenError> {
         let (done, listening) = oneshot::channel();
-        let ListenOptions { firewall, private } = options;
-        let command = Command::Listen {
-            key_pair,
+        let ListenOptions {
             firewall,
             private,
+            relay_through,
+            never_punch,
+        } = options;
+        let command = Command::Listen {
+            key_pair,
+            options: ServerOptions {
+                firewall,
+                private,
+                relay_through,
+                never_punch,
+            },
             done,
         };
         self.commands

@@ -78,7 +78,7 @@ pub(crate) struct Udx {
 }
 
 /// A blind relay to meet at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelayThrough {
     /// The relay's public key.
     pub public_key: Hash,

@@ -10,10 +10,10 @@ use cumulet_secret_stream::noise::{Handshake, HandshakeResult, KeyPair};
 
 use super::punch_client::{ClientPunch, PunchPlan};
 use super::server::prologue;
-use super::{ConnectId, Event, Node, Output, Purpose, QueryPurpose, StreamOwner};
+use super::{ConnectId, Event, Node, Output, Purpose, QueryPurpose, RelayId, StreamOwner};
 use crate::address::{is_bogon, is_reserved, match_local};
 use crate::crypto::hash;
-use crate::messages::{self, Firewall, NoisePayload, Udx, command, error_code, mode};
+use crate::messages::{self, Firewall, NoisePayload, RelayThrough, Udx, command, error_code, mode};
 use crate::rpc::{Ask, QueryId, QuerySpec, Reply, RequestId};
 use crate::{ConnectError, Hash, SocketId};
 
@@ -31,6 +31,9 @@ pub(crate) struct ConnectRequest {
     pub(crate) public_key: Hash,
     pub(crate) key_pair: KeyPair,
     pub(crate) relay_addresses: Vec<SocketAddrV4>,
+    /// Blind relays, of which one is offered.
+    pub(crate) relay_through: Vec<Hash>,
+    pub(crate) never_punch: bool,
 }
 
 /// What the handshake brought.
@@ -56,6 +59,14 @@ pub(super) struct Connect {
     /// A ping to the peer's local address is under way.
     lan: bool,
     pub(super) punch: Option<ClientPunch>,
+    never_punch: bool,
+    /// The relay that we offer.
+    offer: Option<RelayThrough>,
+    relay: Option<RelayId>,
+    /// Handed over already, through the relay; what goes on here is the search for the direct way.
+    is_relayed: bool,
+    /// This is the connection to a relay.
+    dialled_for: Option<RelayId>,
     query: Option<QueryId>,
     /// Searches still allowed after this one.
     searches_left: u32,
@@ -89,14 +100,30 @@ impl Connect {
 impl Node {
     /// Starts connecting; [`Event::Connected`] or [`Event::ConnectFailed`] follows.
     pub(crate) fn connect(&mut self, now: Instant, request: ConnectRequest) -> ConnectId {
-        let connect = ConnectId(self.fresh_id());
-        if self.connects.len() >= MAX_CONNECTS {
+        let connect = self.begin_connect(now, request, None).unwrap_or_else(|| {
+            let connect = ConnectId(self.fresh_id());
             self.event(Event::ConnectFailed {
                 connect,
                 error: ConnectError::Busy,
             });
-            return connect;
+            connect
+        });
+        self.pump(now);
+        connect
+    }
+
+    /// `None`: too many at a time.
+    pub(super) fn begin_connect(
+        &mut self,
+        now: Instant,
+        request: ConnectRequest,
+        dialled_for: Option<RelayId>,
+    ) -> Option<ConnectId> {
+        if self.connects.len() >= MAX_CONNECTS {
+            return None;
         }
+        let connect = ConnectId(self.fresh_id());
+        let offer = self.choose_relay(&request.relay_through);
         let target = hash(&[&request.public_key]);
         let mut candidates = request.relay_addresses;
         candidates.extend(self.known_routes.get(&request.public_key).into_iter().flatten());
@@ -116,6 +143,11 @@ impl Node {
             passive_until: None,
             lan: false,
             punch: None,
+            never_punch: request.never_punch,
+            offer,
+            relay: None,
+            is_relayed: false,
+            dialled_for,
             query: None,
             searches_left: u32::from(!candidates.is_empty()),
             found: !candidates.is_empty(),
@@ -128,8 +160,7 @@ impl Node {
         self.connects.insert(connect, entry);
         self.ask_relays(now, connect);
         self.search(now, connect, candidates);
-        self.pump(now);
-        connect
+        Some(connect)
     }
 
     fn search(&mut self, now: Instant, connect: ConnectId, nodes: Vec<SocketAddrV4>) {
@@ -202,6 +233,7 @@ impl Node {
                         seq: 0,
                     }),
                     secret_stream: true,
+                    relay_through: entry.offer,
                     ..NoisePayload::default()
                 }
                 .encode();
@@ -365,10 +397,45 @@ impl Node {
             self.finish_connect(now, connect, socket, public.unwrap_or(server_address));
             return;
         }
-        if entry.open {
-            entry.passive_until = Some(now + PASSIVE_WAIT);
+        let through = match (payload.relay_through, entry.offer) {
+            (Some(theirs), _) => Some((theirs, false)),
+            (None, ours) => ours.map(|ours| (ours, true)),
+        };
+        let (stream, open) = (entry.stream, entry.open);
+        if let Some(through) = through {
+            let relay = self.start_relaying(now, StreamOwner::Connect(connect), stream, through);
+            if let Some(entry) = self.connects.get_mut(&connect) {
+                entry.relay = relay;
+            }
+        }
+        if open {
+            if let Some(entry) = self.connects.get_mut(&connect) {
+                entry.passive_until = Some(now + PASSIVE_WAIT);
+            }
             return;
         }
+        self.find_hole(now, connect, (reply.to, asked), server_address);
+    }
+
+    /// Neither side is open: the local network and hole punching remain.
+    fn find_hole(
+        &mut self,
+        now: Instant,
+        connect: ConnectId,
+        (seen_as, asked): (SocketAddrV4, SocketAddrV4),
+        server_address: SocketAddrV4,
+    ) {
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
+        let Some(established) = &entry.established else {
+            return;
+        };
+        if entry.never_punch {
+            self.way_failed(now, connect, ConnectError::CannotHolepunch);
+            return;
+        }
+        let payload = &established.payload;
         let plan = PunchPlan {
             handshake_hash: established.result.handshake_hash,
             remote_firewall: payload.firewall,
@@ -387,7 +454,7 @@ impl Node {
             .filter(|address| !is_reserved(*address.ip()))
             .copied()
             .collect();
-        if Self::same_host(reply.to, server_address)
+        if Self::same_host(seen_as, server_address)
             && let Some(first) = local.first().copied()
         {
             // Raced with punching: whichever opens first is used.
@@ -419,12 +486,60 @@ impl Node {
 
     /// One way to the peer failed: the connection does, if it was the last.
     pub(super) fn way_failed(&mut self, now: Instant, connect: ConnectId, error: ConnectError) {
-        let last = self
-            .connects
-            .get(&connect)
-            .is_some_and(|entry| !entry.lan && entry.punch.is_none());
-        if last {
+        let Some(entry) = self.connects.get(&connect) else {
+            return;
+        };
+        if entry.lan || entry.punch.is_some() || entry.passive_until.is_some() {
+            return;
+        }
+        if entry.is_relayed {
+            self.end_relayed_connect(connect);
+        } else if entry.relay.is_none() {
             self.fail_connect(now, connect, error);
+        }
+    }
+
+    /// The relay joined our stream with the server's. Returns the stream, its keys, and whether no other way is tried any more.
+    pub(super) fn open_relayed(&mut self, connect: ConnectId) -> Option<(u32, HandshakeResult, bool)> {
+        let entry = self.connects.get_mut(&connect)?;
+        let handshake = entry.established.as_ref()?.result.clone();
+        entry.is_relayed = true;
+        self.counters.connected += 1;
+        let alone = !entry.lan && entry.punch.is_none() && entry.passive_until.is_none();
+        Some((entry.stream, handshake, alone))
+    }
+
+    /// No direct way was found; the connection stays with the relay.
+    pub(super) fn end_relayed_connect(&mut self, connect: ConnectId) {
+        if let Some(relay) = self.connects.remove(&connect).and_then(|entry| entry.relay) {
+            self.stay_relayed(relay);
+        }
+    }
+
+    /// The relay failed, or (`over`) the relayed stream is gone.
+    pub(super) fn connect_lost_relay(&mut self, now: Instant, connect: ConnectId, over: bool) {
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
+        entry.relay = None;
+        if !over {
+            self.way_failed(now, connect, ConnectError::RelayFailed);
+        } else if let Some(entry) = self.take_connect(connect) {
+            self.streams.remove(&entry.stream);
+            if let Some(punch) = entry.punch {
+                self.close_puncher(now, punch.puncher);
+            }
+        }
+    }
+
+    /// The relay that this connection was for is not wanted any more.
+    pub(super) fn abandon_dial(&mut self, now: Instant, dial: ConnectId) {
+        let Some(entry) = self.take_connect(dial) else {
+            return;
+        };
+        self.drop_stream(entry.stream);
+        if let Some(punch) = entry.punch {
+            self.close_puncher(now, punch.puncher);
         }
     }
 
@@ -476,19 +591,31 @@ impl Node {
         let routes = payload.relay_addresses.filter(|addresses| !addresses.is_empty());
         let routes = routes.unwrap_or_else(|| entry.tried.iter().take(PARALLEL).copied().collect());
         self.known_routes.insert(now, entry.public_key, routes);
-        self.counters.connected += 1;
-        self.streams.remove(&entry.stream);
-        self.outputs.push_back(Output::ConnectStream {
-            stream: entry.stream,
-            socket,
-            remote_id,
-            to,
-        });
-        self.event(Event::Connected {
-            connect,
-            stream: entry.stream,
-            handshake: result,
-        });
+        if let (true, Some(relay)) = (entry.is_relayed, entry.relay) {
+            self.move_relayed(relay, socket, remote_id, to);
+        } else {
+            if let Some(relay) = entry.relay {
+                self.cancel_relaying(now, relay);
+            }
+            self.streams.remove(&entry.stream);
+            self.outputs.push_back(Output::ConnectStream {
+                stream: entry.stream,
+                socket,
+                remote_id,
+                to,
+            });
+            if let Some(relay) = entry.dialled_for {
+                self.relay_reached(relay, (entry.stream, result), (socket, to));
+            } else {
+                self.counters.connected += 1;
+                self.event(Event::Connected {
+                    connect,
+                    stream: entry.stream,
+                    handshake: result,
+                    relay: None,
+                });
+            }
+        }
         if let Some(punch) = entry.punch {
             self.close_puncher(now, punch.puncher);
         }
@@ -503,6 +630,13 @@ impl Node {
         }
         self.drop_stream(entry.stream);
         self.known_routes.remove(&entry.public_key);
+        if let Some(relay) = entry.relay {
+            self.cancel_relaying(now, relay);
+        }
+        if let Some(relay) = entry.dialled_for {
+            self.relay_failed(now, relay);
+            return;
+        }
         self.counters.connect_failures += 1;
         self.event(Event::ConnectFailed { connect, error });
     }
@@ -517,7 +651,10 @@ impl Node {
         for connect in due {
             let passive = self.connects.get(&connect).and_then(|entry| entry.passive_until);
             if passive.is_some_and(|until| until <= now) {
-                self.fail_connect(now, connect, ConnectError::PassiveTimeout);
+                if let Some(entry) = self.connects.get_mut(&connect) {
+                    entry.passive_until = None;
+                }
+                self.way_failed(now, connect, ConnectError::PassiveTimeout);
             } else {
                 self.client_punch_timeout(now, connect);
             }

@@ -16,7 +16,7 @@ mod operation;
 mod punch_client;
 mod punch_server;
 mod puncher;
-mod rates;
+mod relaying;
 pub(crate) mod router;
 mod secure_payload;
 mod serve;
@@ -27,22 +27,25 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-use cumulet_secret_stream::noise::HandshakeResult;
+use cumulet_secret_stream::noise::{HandshakeResult, KeyPair};
 
 use self::announcer::Unannouncing;
 use self::client::Connect;
 use self::expiring::Expiring;
 use self::operation::Operation;
 use self::puncher::{Puncher, PuncherId};
-use self::rates::Rations;
+use self::relaying::Relayed;
 use self::server::Server;
 use self::store::Store;
 use crate::messages::PeerRecord;
+use crate::rates::Rations;
 use crate::rpc::{NoAnswer, QueryId, Reply, RequestId, Rpc, RpcConfig, RpcCounters, RpcEvent};
 use crate::{ConnectError, Entropy, Hash, SocketId, Transmit};
 
 pub(crate) use self::client::ConnectRequest;
 pub(crate) use self::operation::{Goal, Outcome};
+pub(crate) use self::relaying::{PairOrder, RelayId};
+pub(crate) use self::server::ServerOptions;
 
 /// How often stored records are looked through for old ones.
 const EXPIRE_EVERY: Duration = Duration::from_mins(1);
@@ -91,6 +94,32 @@ pub(crate) enum Output {
         to: SocketAddrV4,
     },
     DestroyStream(u32),
+    /// A connection to a relay is there: ask for the pairing over it; report that and the end.
+    PairAtRelay {
+        relay: RelayId,
+        control: u32,
+        handshake: HandshakeResult,
+        order: PairOrder,
+    },
+    /// As `ConnectStream`, through a relay: report packets that come another way, and the stream's end. A packet must leave at
+    /// once, or the relay does not know where we are.
+    ConnectRelayed {
+        relay: RelayId,
+        stream: u32,
+        socket: SocketId,
+        remote_id: u32,
+        to: SocketAddrV4,
+    },
+    /// A relayed stream takes the direct way now: tell the peer by a packet there, once all that went through the relay has
+    /// arrived; report the first packet that comes that way.
+    MoveStream {
+        relay: RelayId,
+        socket: SocketId,
+        remote_id: u32,
+        to: SocketAddrV4,
+    },
+    /// End the connection to the relay, if there is one.
+    ReleaseRelay(RelayId),
     /// Bind one more UDP socket on the same interface.
     OpenSocket(SocketId),
     /// Receive no more on it; it lives on while a stream uses it.
@@ -107,6 +136,8 @@ pub(crate) enum Event {
         server: ServerId,
         stream: u32,
         handshake: HandshakeResult,
+        /// Through which relay it goes for now.
+        relay: Option<Hash>,
     },
     /// The key's announcement was brought up to date (or could not be); where it is reachable.
     Announced {
@@ -121,6 +152,7 @@ pub(crate) enum Event {
         connect: ConnectId,
         stream: u32,
         handshake: HandshakeResult,
+        relay: Option<Hash>,
     },
     ConnectFailed {
         connect: ConnectId,
@@ -208,6 +240,14 @@ pub struct NodeCounters {
     pub punches: u64,
     /// And those that got through.
     pub punched: u64,
+    /// Connections that were tried through a blind relay beside the direct ways, as either side.
+    pub relays_tried: u64,
+    /// Relays that could not be reached or did not pair us in time.
+    pub relay_failures: u64,
+    /// Connections that began through a relay.
+    pub relayed_connections: u64,
+    /// And those of them that then took a direct way.
+    pub relayed_upgraded: u64,
     /// Requests not answered because their source host used up its ration.
     pub rationed: u64,
 }
@@ -220,6 +260,8 @@ pub(crate) struct NodeConfig {
     pub(crate) local_addresses: Vec<SocketAddrV4>,
     /// Wall clock at start.
     pub(crate) unix_ms: u64,
+    /// Who we are towards blind relays.
+    pub(crate) key_pair: KeyPair,
 }
 
 pub(crate) struct Node {
@@ -236,6 +278,7 @@ pub(crate) struct Node {
     requests: HashMap<RequestId, Purpose>,
     queries: HashMap<QueryId, QueryPurpose>,
     streams: HashMap<u32, StreamOwner>,
+    relayed: BTreeMap<RelayId, Relayed>,
     punchers: BTreeMap<PuncherId, Puncher>,
     punch_sockets: HashMap<SocketId, PuncherId>,
     next_socket: u32,
@@ -267,6 +310,7 @@ impl Node {
             requests: HashMap::new(),
             queries: HashMap::new(),
             streams: HashMap::new(),
+            relayed: BTreeMap::new(),
             punchers: BTreeMap::new(),
             punch_sockets: HashMap::new(),
             next_socket: SocketId::CLIENT.0,
@@ -368,6 +412,7 @@ impl Node {
         from: SocketAddrV4,
     ) {
         match self.streams.get(&stream).copied() {
+            Some(_) if self.is_from_relay(stream, from) => {}
             Some(StreamOwner::Slot { server, slot }) => self.adopt(now, server, slot, socket, from),
             Some(StreamOwner::Connect(connect)) => self.on_connect_heard(now, connect, socket, from),
             None => {}
@@ -386,6 +431,7 @@ impl Node {
         self.server_timeouts(now);
         self.connect_timeouts(now);
         self.puncher_timeouts(now);
+        self.relay_timeouts(now);
         self.pump(now);
     }
 
@@ -396,6 +442,7 @@ impl Node {
         let earliest = servers
             .chain(connects)
             .chain(punchers)
+            .chain(self.relay_timeout())
             .min()
             .unwrap_or(self.expire_at);
         earliest.min(self.rpc.poll_timeout()).min(self.expire_at)

@@ -17,10 +17,12 @@ use super::punch_server::PendingPunch;
 use super::puncher::PuncherId;
 use super::router::ReplyPath;
 use super::secure_payload::SecurePayload;
-use super::{Event, Node, Output, ServerId, StreamOwner};
+use super::{Event, Node, Output, RelayId, ServerId, StreamOwner};
 use crate::address::{is_private, match_local};
 use crate::crypto::{hash, namespace};
-use crate::messages::{Firewall, Holepunch, NoisePayload, PeerRecord, Udx, command, error_code};
+use crate::messages::{
+    Firewall, Holepunch, NoisePayload, PeerRecord, RelayThrough, Udx, command, error_code,
+};
 use crate::rpc::Incoming;
 use crate::{FirewallHook, Hash, ListenError, SocketId};
 
@@ -30,6 +32,8 @@ const CLEAR_WAIT: Duration = Duration::from_secs(10);
 const CLIENT_WAIT: Duration = Duration::from_secs(10);
 /// Handshakes remembered per server. Each is a few hundred bytes and lives 10 to 20 s.
 const MAX_SLOTS: usize = 1_024;
+/// How long a relayed client may take to find the direct way: the longest strategy of punching, and some.
+const UPGRADE_WAIT: Duration = Duration::from_mins(1);
 
 /// One client's handshake.
 pub(super) struct Slot {
@@ -39,6 +43,11 @@ pub(super) struct Slot {
     /// Present while the stream waits for the client.
     waiting: Option<Waiting>,
     clear_at: Option<Instant>,
+    /// The client is, or is to be, met at this relay; `is_relayed` once it was.
+    relay: Option<RelayId>,
+    is_relayed: bool,
+    /// The relay is the last hope.
+    lost_direct: bool,
     /// Relayed replies leave from here: the relay then reports this socket's address to the client.
     reply_from: Option<SocketId>,
     pub(super) puncher: Option<PuncherId>,
@@ -68,10 +77,20 @@ struct Waiting {
     until: Instant,
 }
 
+/// How a key listens.
+#[derive(Clone, Default)]
+pub(crate) struct ServerOptions {
+    pub(crate) firewall: Option<FirewallHook>,
+    pub(crate) private: bool,
+    /// Blind relays, of which one is offered to each client.
+    pub(crate) relay_through: Vec<Hash>,
+    pub(crate) never_punch: bool,
+}
+
 pub(super) struct Server {
     key_pair: KeyPair,
     pub(super) target: Hash,
-    firewall: Option<FirewallHook>,
+    options: ServerOptions,
     pub(super) announcer: Announcer,
     pub(super) slots: Vec<Option<Slot>>,
     by_noise: HashMap<Bytes, usize>,
@@ -123,8 +142,7 @@ impl Node {
         &mut self,
         now: Instant,
         key_pair: KeyPair,
-        firewall: Option<FirewallHook>,
-        private: bool,
+        options: ServerOptions,
     ) -> Result<ServerId, ListenError> {
         let target = hash(&[key_pair.public_key()]);
         if self.targets.contains_key(&target) {
@@ -132,10 +150,11 @@ impl Node {
         }
         let server = ServerId(self.fresh_id());
         let announcer = Announcer::new(SigningKey::from_bytes(key_pair.seed()));
+        let private = options.private;
         let entry = Server {
             key_pair,
             target,
-            firewall,
+            options,
             announcer,
             slots: Vec::new(),
             by_noise: HashMap::new(),
@@ -180,6 +199,11 @@ impl Node {
             }
             if let Some(puncher) = slot.puncher {
                 self.close_puncher(now, puncher);
+            }
+            match slot.relay {
+                Some(relay) if slot.is_relayed => self.stay_relayed(relay),
+                Some(relay) => self.cancel_relaying(now, relay),
+                None => {}
             }
         }
         self.stop_announcing(now, server);
@@ -252,6 +276,7 @@ impl Node {
             return None;
         }
         if entry
+            .options
             .firewall
             .as_ref()
             .is_some_and(|allow| !allow(&public_key, &payload, client))
@@ -267,7 +292,15 @@ impl Node {
         let remote_id = payload.udx.map_or(0, |udx| udx.id);
         let accepted = error == error_code::NONE;
         let stream = accepted.then(|| self.fresh_stream(StreamOwner::Slot { server, slot: index }));
-        let answer = self.server_payload(server, index, error, stream.unwrap_or(0));
+        let relays = self
+            .servers
+            .get(&server)
+            .map(|entry| entry.options.relay_through.clone());
+        let offer = self.choose_relay(&relays.unwrap_or_default());
+        let answer = NoisePayload {
+            relay_through: offer,
+            ..self.server_payload(server, index, error, stream.unwrap_or(0))
+        };
         let Ok(reply) = handshake.write(&answer.encode()) else {
             if let Some(stream) = stream {
                 self.drop_stream(stream);
@@ -290,6 +323,9 @@ impl Node {
             remote_id,
             waiting,
             clear_at,
+            relay: None,
+            is_relayed: false,
+            lost_direct: false,
             reply_from: None,
             puncher: None,
             secure: None,
@@ -303,7 +339,67 @@ impl Node {
             return Some((reply, None));
         }
         let reply_from = self.await_client(now, (server, index), incoming, &payload, (client, path));
+        let through = match (offer, payload.relay_through) {
+            (Some(ours), _) => Some((ours, true)),
+            (None, theirs) => theirs.map(|theirs| (theirs, false)),
+        };
+        if let Some(through) = through {
+            self.relay_slot(now, server, index, through);
+        }
         Some((reply, reply_from))
+    }
+
+    /// Meets a client that is still awaited at a relay, too.
+    fn relay_slot(&mut self, now: Instant, server: ServerId, index: usize, through: (RelayThrough, bool)) {
+        let Some(stream) = self.waiting_stream(server, index) else {
+            return;
+        };
+        let owner = StreamOwner::Slot { server, slot: index };
+        let relay = self.start_relaying(now, owner, stream, through);
+        if let Some(slot) = self.slot(server, index) {
+            slot.relay = relay;
+        }
+    }
+
+    fn slot(&mut self, server: ServerId, index: usize) -> Option<&mut Slot> {
+        self.servers.get_mut(&server)?.slots.get_mut(index)?.as_mut()
+    }
+
+    fn waiting_stream(&mut self, server: ServerId, index: usize) -> Option<u32> {
+        Some(self.slot(server, index)?.waiting.as_ref()?.stream)
+    }
+
+    /// The relay joined our stream with the client's: hands it over, and goes on looking for the direct way.
+    pub(super) fn accepted_relayed(&mut self, now: Instant, server: ServerId, index: usize, relay: Hash) {
+        let Some(slot) = self.slot(server, index) else {
+            return;
+        };
+        let Some(Waiting {
+            stream, handshake, ..
+        }) = slot.waiting.take()
+        else {
+            return;
+        };
+        slot.is_relayed = true;
+        slot.clear_at = Some(now + UPGRADE_WAIT);
+        self.counters.accepted += 1;
+        self.event(Event::Accepted {
+            server,
+            stream,
+            handshake,
+            relay: Some(relay),
+        });
+    }
+
+    /// The relay failed, or (`over`) the relayed stream is gone.
+    pub(super) fn slot_lost_relay(&mut self, now: Instant, (server, index): (ServerId, usize), over: bool) {
+        let Some(slot) = self.slot(server, index) else {
+            return;
+        };
+        slot.relay = None;
+        if over || slot.lost_direct {
+            self.abandon_slot(now, server, index);
+        }
     }
 
     /// The reply is made: connects to the client, or gets ready for the way it will come. Returns the socket that the reply must
@@ -324,6 +420,7 @@ impl Node {
                 let socket = self.rpc.socket();
                 self.adopt(now, server, index, socket, client);
             }
+            ReplyPath::Through { .. } if self.never_punches(server) => {}
             ReplyPath::Through { .. } if self.shares_network(client, incoming.to, payload) => {
                 // It will find our server socket in the local network; the reply must not name another one.
                 self.prepare_punch(now, server, index, payload.firewall);
@@ -341,6 +438,12 @@ impl Node {
             slot.reply_from = reply_from;
         }
         reply_from
+    }
+
+    fn never_punches(&self, server: ServerId) -> bool {
+        self.servers
+            .get(&server)
+            .is_some_and(|entry| entry.options.never_punch)
     }
 
     /// The client seems to sit behind the same public address as we do, in a network that we are in as well.
@@ -372,9 +475,19 @@ impl Node {
             .get_mut(&server)
             .and_then(|entry| entry.slots.get_mut(slot)?.as_mut());
         let Some(slot) = slot else { return };
-        slot.clear_at.get_or_insert(now + CLEAR_WAIT);
-        let (puncher, waiting) = (slot.puncher.take(), slot.waiting.take());
+        let puncher = slot.puncher.take();
         slot.pending_punches.clear();
+        if let (Some(waiting), true) = (&mut slot.waiting, slot.relay.is_some()) {
+            // The relay has its own deadline, and ends this slot then.
+            slot.lost_direct = true;
+            waiting.until += UPGRADE_WAIT;
+            if let Some(puncher) = puncher {
+                self.close_puncher(now, puncher);
+            }
+            return;
+        }
+        slot.clear_at.get_or_insert(now + CLEAR_WAIT);
+        let waiting = slot.waiting.take();
         if let Some(waiting) = waiting {
             self.counters.abandoned += 1;
             self.drop_stream(waiting.stream);
@@ -429,27 +542,33 @@ impl Node {
         if to.port() == 0 {
             return;
         }
-        let Some(Waiting {
-            stream, handshake, ..
-        }) = slot.waiting.take()
-        else {
-            return;
-        };
+        let (remote_id, relay) = (slot.remote_id, slot.relay.take());
+        let puncher = slot.puncher.take();
         slot.clear_at = Some(now + CLEAR_WAIT);
-        let (remote_id, puncher) = (slot.remote_id, slot.puncher.take());
-        self.streams.remove(&stream);
-        self.counters.accepted += 1;
-        self.outputs.push_back(Output::ConnectStream {
-            stream,
-            socket,
-            remote_id,
-            to,
-        });
-        self.event(Event::Accepted {
-            server,
-            stream,
-            handshake,
-        });
+        match (slot.waiting.take(), relay) {
+            (Some(waiting), relay) => {
+                if let Some(relay) = relay {
+                    self.cancel_relaying(now, relay);
+                }
+                let stream = waiting.stream;
+                self.streams.remove(&stream);
+                self.counters.accepted += 1;
+                self.outputs.push_back(Output::ConnectStream {
+                    stream,
+                    socket,
+                    remote_id,
+                    to,
+                });
+                self.event(Event::Accepted {
+                    server,
+                    stream,
+                    handshake: waiting.handshake,
+                    relay: None,
+                });
+            }
+            (None, Some(relay)) => self.move_relayed(relay, socket, remote_id, to),
+            (None, None) => {}
+        }
         if let Some(puncher) = puncher {
             self.close_puncher(now, puncher);
         }
@@ -457,7 +576,7 @@ impl Node {
 
     pub(super) fn server_timeouts(&mut self, now: Instant) {
         let mut announcers = Vec::new();
-        let mut lost = Vec::new();
+        let (mut lost, mut cleared) = (Vec::new(), Vec::new());
         for (id, entry) in &mut self.servers {
             if entry.announcer.poll_timeout().is_some_and(|at| at <= now) {
                 announcers.push(*id);
@@ -470,11 +589,19 @@ impl Node {
                 }
                 if slot.clear_at.is_some_and(|at| at <= now) {
                     entry.by_noise.remove(&slot.noise);
-                    *place = None;
+                    cleared.extend(place.take());
                 }
             }
             while entry.slots.last().is_some_and(Option::is_none) {
                 entry.slots.pop();
+            }
+        }
+        for slot in cleared {
+            if let Some(puncher) = slot.puncher {
+                self.close_puncher(now, puncher);
+            }
+            if let Some(relay) = slot.relay {
+                self.stay_relayed(relay);
             }
         }
         for (server, slot) in lost {

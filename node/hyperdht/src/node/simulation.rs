@@ -7,8 +7,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cumulet_secret_stream::noise::KeyPair;
 
-use super::{Event, Node, NodeConfig, Output};
+use super::{Event, Node, NodeConfig, Output, PairOrder, RelayId};
 use crate::rpc::RpcConfig;
 use crate::{Entropy, SocketId, Transmit};
 
@@ -41,6 +42,11 @@ pub(super) struct Host {
     /// Streams of ours that are registered, with what was received on them.
     pub(super) streams: HashMap<u32, usize>,
     pub(super) created: usize,
+    /// Relays reached, and the pairings to ask for there.
+    pub(super) pair_orders: Vec<(RelayId, PairOrder)>,
+    /// Relayed streams that took the direct way, and relays let go.
+    pub(super) moved: Vec<RelayId>,
+    pub(super) released: Vec<RelayId>,
     pub(super) events: Vec<Event>,
     /// Every datagram that the node sent.
     pub(super) sent: Vec<Transmit>,
@@ -54,6 +60,8 @@ pub(super) struct Sim {
     entropy: Entropy,
     /// Of 256.
     pub(super) loss: u8,
+    /// Hole punching gets nowhere.
+    pub(super) loses_probes: bool,
 }
 
 impl Sim {
@@ -65,6 +73,7 @@ impl Sim {
             sequence: 0,
             entropy: Entropy::seeded(seed),
             loss: 0,
+            loses_probes: false,
         }
     }
 
@@ -117,6 +126,7 @@ impl Sim {
             rpc,
             local_addresses: vec![address],
             unix_ms: 1_800_000_000_000,
+            key_pair: KeyPair::from_seed(self.entropy.array()),
         };
         let mut node = Node::new(config, self.entropy.fork(), self.now);
         let bootstrap: Vec<_> = self
@@ -136,6 +146,9 @@ impl Sim {
             nat,
             streams: HashMap::new(),
             created: 0,
+            pair_orders: Vec::new(),
+            moved: Vec::new(),
+            released: Vec::new(),
             events: Vec::new(),
             sent: Vec::new(),
         });
@@ -230,6 +243,28 @@ impl Sim {
                     host.next_port += 1;
                     host.sockets.insert(socket, host.next_port);
                 }
+                Output::PairAtRelay { relay, order, .. } => host.pair_orders.push((relay, order)),
+                // What goes through the relay is tested with real ones.
+                Output::ConnectRelayed { stream, .. } => {
+                    assert!(host.streams.contains_key(&stream));
+                }
+                Output::MoveStream {
+                    relay,
+                    socket,
+                    remote_id,
+                    to,
+                } => {
+                    host.moved.push(relay);
+                    let data = Bytes::from([&[STREAM][..], &remote_id.to_le_bytes()].concat());
+                    let transmit = Transmit {
+                        socket,
+                        to,
+                        data,
+                        ttl: None,
+                    };
+                    self.send(index, &transmit);
+                }
+                Output::ReleaseRelay(relay) => host.released.push(relay),
                 // A socket lives on while a stream uses it; in here all do.
                 Output::CloseSocket(_) => {}
                 Output::Event(event) => host.events.push(event),
@@ -253,7 +288,8 @@ impl Sim {
             from = SocketAddrV4::new(nat.public, public);
         }
         let [lost, jitter] = self.entropy.array();
-        if transmit.ttl.is_some_and(|ttl| ttl <= 5) || lost < self.loss {
+        let probe_lost = self.loses_probes && transmit.data.len() == 1;
+        if transmit.ttl.is_some_and(|ttl| ttl <= 5) || lost < self.loss || probe_lost {
             return;
         }
         self.sequence += 1;

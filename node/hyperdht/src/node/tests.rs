@@ -1,6 +1,11 @@
 //! The node in a simulated network.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_precision_loss,
+    reason = "tests"
+)]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -10,7 +15,7 @@ use cumulet_secret_stream::noise::KeyPair;
 
 use super::client::ConnectRequest;
 use super::simulation::{NatKind, Sim};
-use super::{Event, Goal, ServerId};
+use super::{Event, Goal, ServerId, ServerOptions};
 use crate::messages::{Handshake, mode};
 use crate::vectors::{bytes, cases};
 use crate::{ConnectError, Entropy};
@@ -23,7 +28,7 @@ fn listen(sim: &mut Sim, host: usize, byte: u8) -> ServerId {
     let now = sim.now;
     let server = sim.hosts[host]
         .node
-        .listen(now, key_pair(byte), None, false)
+        .listen(now, key_pair(byte), ServerOptions::default())
         .unwrap();
     let announced = sim.run_until(Duration::from_secs(20), |sim| {
         sim.hosts[host]
@@ -40,6 +45,8 @@ fn connect(sim: &mut Sim, host: usize, byte: u8) {
         public_key: *key_pair(byte).public_key(),
         key_pair: key_pair(200),
         relay_addresses: vec![],
+        relay_through: vec![],
+        never_punch: false,
     };
     let now = sim.now;
     sim.hosts[host].node.connect(now, request);
@@ -298,4 +305,166 @@ fn no_datagram_makes_a_node_panic_or_answer_without_bound() {
     assert!(answered > 100, "some of it was understood");
     sim.run(Duration::from_secs(30));
     assert!(sim.hosts[0].node.is_persistent());
+}
+
+#[test]
+fn no_unproven_question_brings_more_than_three_times_its_bytes_beyond_the_ration() {
+    use crate::messages::command;
+    use crate::rpc::{EXCESS_RATION, WireRequest};
+    let mut sim = Sim::dht(71, 24);
+    let value = Bytes::from(vec![7; 1_000]);
+    let target = crate::hash(&[&value]);
+    let now = sim.now;
+    let put = Goal::ImmutablePut { value: value.clone() };
+    sim.hosts[1].node.operate(now, put);
+    let _server = listen(&mut sim, 0, 1);
+    sim.run(Duration::from_secs(10));
+    let holder = (0..sim.hosts.len())
+        .find(|index| sim.hosts[*index].node.store.immutable_get(&target).is_some())
+        .unwrap();
+    let own = crate::hash(&[key_pair(1).public_key()]);
+    let cases = [
+        ("PING", true, 0, holder, target),
+        ("FIND_NODE", true, 2, holder, target),
+        ("unknown command", true, 99, holder, target),
+        ("FIND_PEER", false, command::FIND_PEER, 0, own),
+        ("LOOKUP", false, command::LOOKUP, 0, own),
+        ("IMMUTABLE_GET", false, command::IMMUTABLE_GET, holder, target),
+        ("PEER_HANDSHAKE", false, command::PEER_HANDSHAKE, holder, target),
+    ];
+    let handshake = Handshake {
+        mode: mode::FROM_CLIENT,
+        noise: Some(Bytes::from_static(&[0; 48])),
+        peer_address: None,
+        relay_address: None,
+    };
+    for (number, (name, internal, command, host, target)) in (0_u8..).zip(cases) {
+        let victim = SocketAddrV4::new(Ipv4Addr::new(9, 9, 9, number), 999);
+        let request = WireRequest {
+            tid: 1,
+            to: sim.hosts[host].address,
+            id: None,
+            token: None,
+            internal,
+            command,
+            target: (command != 0 || !internal).then_some(target),
+            value: (command == command::PEER_HANDSHAKE && !internal).then(|| handshake.encode()),
+        };
+        let data = request.encode();
+        let (mut asked, mut first) = (0, None);
+        let before = sim.hosts[host].sent.len();
+        for _ in 0..20_000 {
+            sim.inject(host, victim, &data);
+            asked += data.len();
+        }
+        let mut answered = 0;
+        for transmit in &sim.hosts[host].sent[before..] {
+            if transmit.to == victim {
+                answered += transmit.data.len();
+                first.get_or_insert(transmit.data.len());
+            }
+        }
+        let first = first.unwrap_or(0);
+        let factor = answered as f64 / asked as f64;
+        eprintln!(
+            "{name}: request {}, first reply {first} bytes, all in all x {factor:.2}",
+            data.len()
+        );
+        let allowed = 3 * asked + EXCESS_RATION.0 as usize;
+        assert!(answered <= allowed, "{name}: {answered} bytes for {asked}");
+        if name == "IMMUTABLE_GET" {
+            assert!(first > value.len(), "an ordinary question is answered in full");
+        }
+    }
+}
+
+/// A client and a server behind NATs, and the relay that the server names; returns the hosts once both sides are relayed.
+fn relayed(sim: &mut Sim) -> (usize, usize) {
+    let relay = sim.public();
+    listen(sim, relay, 9);
+    let (server, client) = (sim.behind(NatKind::Consistent), sim.behind(NatKind::Consistent));
+    let options = ServerOptions {
+        relay_through: vec![*key_pair(9).public_key()],
+        ..ServerOptions::default()
+    };
+    let now = sim.now;
+    sim.hosts[server].node.listen(now, key_pair(1), options).unwrap();
+    sim.run(Duration::from_secs(20));
+    sim.loses_probes = true;
+    connect(sim, client, 1);
+    let reached = sim.run_until(Duration::from_secs(10), |sim| {
+        [server, client]
+            .iter()
+            .all(|host| !sim.hosts[*host].pair_orders.is_empty())
+    });
+    assert!(reached, "both sides come to the relay");
+    let [ours, theirs] = [server, client].map(|host| &sim.hosts[host].pair_orders[0].1);
+    assert_eq!(ours.token, theirs.token);
+    assert_eq!((ours.is_initiator, theirs.is_initiator), (true, false));
+    for host in [server, client] {
+        let (now, id) = (sim.now, sim.hosts[host].pair_orders[0].0);
+        sim.hosts[host].node.on_relay_paired(now, id, 77);
+    }
+    let named = Some(*key_pair(9).public_key());
+    let handed_over = sim.run_until(Duration::from_millis(1), |sim| {
+        let has = |host: usize| {
+            sim.hosts[host].events.iter().any(|event| {
+                matches!(event, Event::Accepted { relay, .. } | Event::Connected { relay, .. } if *relay == named)
+            })
+        };
+        has(server) && has(client)
+    });
+    assert!(handed_over, "the application need not wait for the punch");
+    (server, client)
+}
+
+#[test]
+fn a_relayed_connection_moves_when_the_punch_gets_through_and_then_lets_the_relay_go() {
+    let mut sim = Sim::dht(81, 6);
+    let (server, client) = relayed(&mut sim);
+    sim.run(Duration::from_secs(2));
+    assert!(sim.hosts[client].moved.is_empty());
+    sim.loses_probes = false;
+    let moved = sim.run_until(Duration::from_secs(15), |sim| {
+        [server, client]
+            .iter()
+            .all(|host| !sim.hosts[*host].moved.is_empty())
+    });
+    assert!(moved);
+    sim.run(Duration::from_secs(10));
+    for host in [server, client] {
+        assert!(
+            sim.hosts[host].released.is_empty(),
+            "nothing arrived directly yet"
+        );
+        let (now, id) = (sim.now, sim.hosts[host].moved[0]);
+        sim.hosts[host].node.on_direct_confirmed(now, id);
+    }
+    sim.run(Duration::from_secs(10));
+    for host in [server, client] {
+        assert_eq!(sim.hosts[host].moved.len(), 1);
+        assert_eq!(sim.hosts[host].released, sim.hosts[host].moved);
+        assert_eq!(sim.hosts[host].node.counters().relayed_upgraded, 1);
+    }
+    assert_eq!(failure(&sim, client), None);
+}
+
+#[test]
+fn a_relayed_connection_stays_when_no_punch_gets_through_and_breaks_with_its_relay() {
+    let mut sim = Sim::dht(82, 6);
+    let (server, client) = relayed(&mut sim);
+    sim.run(Duration::from_mins(3));
+    for host in [server, client] {
+        assert!(sim.hosts[host].moved.is_empty() && sim.hosts[host].released.is_empty());
+    }
+    assert_eq!(failure(&sim, client), None);
+    let before = sim.hosts[client].streams.len();
+    let (now, id) = (sim.now, sim.hosts[client].pair_orders[0].0);
+    sim.hosts[client].node.on_relay_lost(now, id);
+    sim.run(Duration::from_secs(1));
+    assert_eq!(
+        sim.hosts[client].streams.len(),
+        before - 1,
+        "its stream is destroyed"
+    );
 }

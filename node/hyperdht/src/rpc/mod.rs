@@ -31,9 +31,12 @@ use self::query::{CONCURRENCY, Query, Steps};
 use self::table::{Inserted, Node, Table};
 use self::token::Tokens;
 use crate::address::{self, node_id};
+use crate::rates::Rations;
 use crate::{Entropy, Hash, SocketId, Transmit};
 
 #[cfg(test)]
+#[cfg(test)]
+pub(crate) use self::message::Request as WireRequest;
 pub(crate) use self::message::sniff_value;
 pub(crate) use self::query::QuerySpec;
 pub(crate) use self::table::K;
@@ -47,6 +50,11 @@ const DELAYED_PING: u64 = 4;
 pub(crate) const ERROR_UNKNOWN_COMMAND: u64 = 1;
 const ERROR_INVALID_TOKEN: u64 = 2;
 
+/// A reply to a host that proved nothing may be this many times as long as its request.
+const AMPLIFICATION: usize = 3;
+/// Bytes of replies beyond that, per host: at once, and per second. A lookup's fullest reply has about 1,200, so this is a
+/// hundred of them, then a dozen per second; a node asks another one once per lookup.
+pub(crate) const EXCESS_RATION: (u32, u32) = (131_072, 16_384);
 const TICK: Duration = Duration::from_secs(5);
 /// Ticks of stable address before an adaptive node asks whether it may become persistent (20 min).
 const STABLE_TICKS: u64 = 240;
@@ -105,6 +113,8 @@ pub(crate) struct Incoming {
     pub(crate) command: u64,
     pub(crate) target: Option<Hash>,
     pub(crate) value: Option<Bytes>,
+    /// Bytes of its datagram.
+    pub(crate) length: usize,
 }
 
 /// How to answer an [`Incoming`].
@@ -210,6 +220,8 @@ pub struct RpcCounters {
     pub timeouts: u64,
     /// Requests received.
     pub served: u64,
+    /// Replies shortened or left out, because a host that proved nothing asked for more than its share.
+    pub shortened: u64,
     /// Datagrams that were neither a request nor a response, or damaged.
     pub malformed: u64,
 }
@@ -251,6 +263,7 @@ pub(crate) struct Rpc {
     checks: u32,
     repings: u32,
     delayed: Vec<(Instant, Incoming)>,
+    excess_rations: Rations,
     next_id: u64,
     transmits: VecDeque<Transmit>,
     events: VecDeque<RpcEvent>,
@@ -289,6 +302,7 @@ impl Rpc {
             checks: 0,
             repings: 0,
             delayed: Vec::new(),
+            excess_rations: Rations::new(EXCESS_RATION.0, EXCESS_RATION.1),
             next_id: 1,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -390,7 +404,7 @@ impl Rpc {
         match message::decode(data) {
             Some(Message::Request(request)) => {
                 self.counters.served += 1;
-                self.on_request(now, socket, from, request);
+                self.on_request(now, socket, (from, data.len()), request);
             }
             Some(Message::Response(response)) => self.on_response(now, socket, from, response),
             None => self.counters.malformed += 1,

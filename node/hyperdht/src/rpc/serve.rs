@@ -4,10 +4,10 @@
 use bytes::Bytes;
 
 use super::{
-    Answer, Ask, DELAYED_PING, DOWN_HINT, Duration, ERROR_INVALID_TOKEN, ERROR_UNKNOWN_COMMAND, FIND_NODE,
-    Hash, Incoming, Inserted, Instant, K, MAX_CHECKS, MAX_DELAYED_PING, MAX_DELAYED_PINGS, MAX_REPINGS, Node,
-    OLD_NODE, Owner, PING, PING_NAT, RECENT_NODE, Request, Response, Rpc, RpcEvent, SocketAddrV4, SocketId,
-    Tokens, Transmit, address, node_id,
+    AMPLIFICATION, Answer, Ask, DELAYED_PING, DOWN_HINT, Duration, ERROR_INVALID_TOKEN,
+    ERROR_UNKNOWN_COMMAND, FIND_NODE, Hash, Incoming, Inserted, Instant, K, MAX_CHECKS, MAX_DELAYED_PING,
+    MAX_DELAYED_PINGS, MAX_REPINGS, Node, OLD_NODE, Owner, PING, PING_NAT, RECENT_NODE, Request, Response,
+    Rpc, RpcEvent, SocketAddrV4, SocketId, Tokens, Transmit, address, node_id,
 };
 
 impl Rpc {
@@ -15,7 +15,7 @@ impl Rpc {
         &mut self,
         now: Instant,
         socket: SocketId,
-        from: SocketAddrV4,
+        (from, length): (SocketAddrV4, usize),
         request: Request,
     ) {
         let incoming = Incoming {
@@ -28,6 +28,7 @@ impl Rpc {
             command: request.command,
             target: request.target,
             value: request.value,
+            length,
         };
         if let Some(token) = &incoming.token
             && !self.tokens(now).is_valid(*from.ip(), token)
@@ -171,7 +172,7 @@ impl Rpc {
             _ => Vec::new(),
         };
         let id = self.id_on(socket);
-        let response = Response {
+        let mut response = Response {
             tid: incoming.tid,
             to,
             id,
@@ -180,10 +181,26 @@ impl Rpc {
             error: answer.error,
             value: answer.value,
         };
+        let mut data = response.encode();
+        let limit = incoming.length * AMPLIFICATION;
+        if data.len() > limit && incoming.token.is_none() {
+            let excess = u32::try_from(data.len() - limit).unwrap_or(u32::MAX);
+            if !self.excess_rations.take_many(now, *to.ip(), excess) {
+                self.counters.shortened += 1;
+                // Fewer nodes still lead on. An answer without its value would be a lie: then rather none.
+                let fewer = (data.len() - limit).div_ceil(address::ENCODED_LEN);
+                let left = response.closer_nodes.len().saturating_sub(fewer);
+                response.closer_nodes.truncate(left);
+                data = response.encode();
+                if data.len() > limit {
+                    return;
+                }
+            }
+        }
         self.transmits.push_back(Transmit {
             socket,
             to,
-            data: response.encode(),
+            data,
             ttl: None,
         });
     }

@@ -16,7 +16,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// One Node.js process running `interop/dht/peer.js`.
+/// One Node.js process running a `peer.js` under `interop/`.
 pub struct Js {
     _child: Child,
     stdin: ChildStdin,
@@ -26,7 +26,12 @@ pub struct Js {
 
 impl Js {
     pub fn start() -> Self {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../interop/dht");
+        Self::start_in("dht")
+    }
+
+    /// The peer of another folder of `interop/`.
+    pub fn start_in(folder: &str) -> Self {
+        let directory = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../interop/{}"), folder);
         let mut child = Command::new("node")
             .arg("peer.js")
             .current_dir(directory)
@@ -34,7 +39,7 @@ impl Js {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("node runs; `npm ci` was done in interop/dht");
+            .expect("node runs; `npm ci` was done in its folder of interop/");
         let stdin = child.stdin.take().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self {

@@ -1,6 +1,6 @@
 //! The task that owns the swarm: runs lookups, dials, accepts, and resolves doubles.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ use super::{Mode, PeerStatus, SwarmConfig, SwarmStats, Topic};
 use crate::peers::{Admission, Peers};
 use crate::topics::{Left, Outcome, Task, Topics};
 
+/// Peers remembered as reachable through relays only. When full all are forgotten, at the price of one more failing dial each.
+const MAX_UNPUNCHABLE: usize = 4_096;
 /// A dial that took longer will not come: hole punching is the slowest and ends within 35 s.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(45);
 /// How long the first announcement of a topic waits for that of the key, whose relay addresses it carries.
@@ -67,6 +69,7 @@ pub(super) enum Command {
         public_key: [u8; 32],
         banned: bool,
     },
+    SetRelays(Vec<[u8; 32]>),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Shutdown(oneshot::Sender<()>),
 }
@@ -114,6 +117,9 @@ pub(super) struct Actor {
     banned: Arc<Mutex<std::collections::HashSet<[u8; 32]>>>,
     accepted_now: Arc<AtomicUsize>,
     max_accepted: usize,
+    relays: Vec<[u8; 32]>,
+    /// Peers that only a relay can help with, as earlier dials have shown.
+    unpunchable: HashSet<[u8; 32]>,
     commands: mpsc::UnboundedReceiver<Command>,
     connections: mpsc::Sender<Connection>,
     stats: watch::Sender<SwarmStats>,
@@ -179,6 +185,8 @@ impl Actor {
             banned: Arc::default(),
             accepted_now: Arc::default(),
             max_accepted: config.limits.max_server_connections,
+            relays: Vec::new(),
+            unpunchable: HashSet::new(),
             commands,
             connections,
             stats,
@@ -307,6 +315,7 @@ impl Actor {
                 addresses,
             } => self.peers.join_peer(public_key, addresses),
             Command::LeavePeer { public_key } => self.peers.leave_peer(&public_key),
+            Command::SetRelays(relays) => self.relays = relays,
             Command::Ban { public_key, banned } => {
                 let mut list = self.banned.lock().unwrap_or_else(PoisonError::into_inner);
                 if banned {
@@ -354,6 +363,7 @@ impl Actor {
         let options = ListenOptions {
             firewall: Some(firewall),
             private: !announce,
+            ..ListenOptions::default()
         };
         self.server = Some(self.dht.listen(self.key_pair.clone(), options).await?);
         self.announced = announce;
@@ -394,10 +404,16 @@ impl Actor {
                 return;
             };
             let (dht, key_pair) = (self.dht.clone(), self.key_pair.clone());
+            let relay_through = if self.unpunchable.contains(&dial.public_key) {
+                self.relays.clone()
+            } else {
+                Vec::new()
+            };
             self.dials.push(Box::pin(async move {
                 let options = ConnectOptions {
-                    key_pair,
                     relay_addresses: dial.addresses,
+                    relay_through,
+                    ..ConnectOptions::new(key_pair)
                 };
                 let result = tokio::time::timeout(DIAL_TIMEOUT, dht.connect(dial.public_key, options)).await;
                 (
@@ -427,6 +443,16 @@ impl Actor {
             Err(error) => {
                 tracing::debug!(peer = %short(public_key), %error, "dial failed");
                 self.counters.dial_failures += 1;
+                let unpunchable = matches!(
+                    error,
+                    ConnectError::HolepunchFailed { .. } | ConnectError::CannotHolepunch
+                );
+                if unpunchable && !self.relays.is_empty() {
+                    if self.unpunchable.len() >= MAX_UNPUNCHABLE {
+                        self.unpunchable.clear();
+                    }
+                    self.unpunchable.insert(*public_key);
+                }
                 let random = self.byte();
                 self.peers.failed(now, public_key, number, random);
             }

@@ -159,6 +159,12 @@ impl Swarm {
         self.send(Command::Ban { public_key, banned })
     }
 
+    /// Blind relays (public keys) to dial through when a peer turned out not to be reachable by hole punching; none at first.
+    /// Replaces what was set before. A relay that the peer names itself is used in any case.
+    pub fn set_relays(&self, relays: Vec<[u8; 32]>) -> Result<(), SwarmError> {
+        self.send(Command::SetRelays(relays))
+    }
+
     /// The next connection, dialled or accepted; `None` once the swarm is shut down. At most one per peer is alive: a double
     /// is resolved inside, and the loser's stream is destroyed. Several callers share the connections. Cancel safe.
     pub async fn next_connection(&self) -> Option<Connection> {

@@ -100,7 +100,7 @@ impl Pairing {
             tokio::select! {
                 () = &mut release => break,
                 event = self.control.next() => match event {
-                    Ok(Event::Closed { channel, .. }) if channel == self.channel => break,
+                    Ok(Event::Closed { channel, .. }) if channel == self.channel => return,
                     Ok(Event::Requested(request)) => self.control.reject(&request),
                     Ok(_) => {}
                     Err(_) => return,

@@ -12,7 +12,7 @@ const PURGE_EVERY: Duration = Duration::from_secs(1);
 
 /// A token bucket per host.
 #[derive(Debug)]
-pub(super) struct Rations {
+pub(crate) struct Rations {
     purged_at: Option<Instant>,
     hosts: HashMap<Ipv4Addr, (f64, Instant)>,
     burst: f64,
@@ -20,7 +20,7 @@ pub(super) struct Rations {
 }
 
 impl Rations {
-    pub(super) fn new(burst: u32, per_second: u32) -> Self {
+    pub(crate) fn new(burst: u32, per_second: u32) -> Self {
         Self {
             purged_at: None,
             hosts: HashMap::new(),
@@ -30,7 +30,13 @@ impl Rations {
     }
 
     /// Takes one unit; false when the host has none left.
-    pub(super) fn take(&mut self, now: Instant, host: Ipv4Addr) -> bool {
+    pub(crate) fn take(&mut self, now: Instant, host: Ipv4Addr) -> bool {
+        self.take_many(now, host, 1)
+    }
+
+    /// Takes so many units, or none; false when the host has not so many left.
+    pub(crate) fn take_many(&mut self, now: Instant, host: Ipv4Addr, units: u32) -> bool {
+        let units = f64::from(units);
         let (burst, per_second) = (self.burst, self.per_second);
         let filled = |(left, at): (f64, Instant)| {
             (left + now.saturating_duration_since(at).as_secs_f64() * per_second).min(burst)
@@ -46,11 +52,9 @@ impl Rations {
         let host = if crowded { Ipv4Addr::UNSPECIFIED } else { host };
         let bucket = self.hosts.entry(host).or_insert((burst, now));
         let left = filled(*bucket);
-        *bucket = (left - 1.0, now);
-        if left < 1.0 {
-            *bucket = (left, now);
-        }
-        left >= 1.0
+        let enough = left >= units;
+        *bucket = (if enough { left - units } else { left }, now);
+        enough
     }
 }
 
