@@ -23,6 +23,9 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How long a peer may be silent before it counts as dead: six of its keep-alives, so that a lossy path does not look like death.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Bytes of an unfinished frame that must arrive within [`IDLE_TIMEOUT`]: a path that carries less carries no block in any useful time.
+pub const PROGRESS_BYTES: usize = 4096;
+
 const STREAM_ID_BYTES: usize = 32;
 /// Ticks per keep-alive interval; a quiet stream sends after 1 to 1.5 intervals.
 const TICKS_PER_KEEP_ALIVE: u32 = 2;
@@ -47,7 +50,7 @@ pub enum StreamError {
         /// The limit, in bytes.
         limit: usize,
     },
-    /// Nothing arrived for [`IDLE_TIMEOUT`].
+    /// No frame, and no [`PROGRESS_BYTES`] of one, arrived for [`IDLE_TIMEOUT`].
     #[error("failed to hear from the peer: silent for too long")]
     Silent,
     /// The stream died before.
@@ -78,6 +81,8 @@ pub enum Event {
     Connected,
     /// One message, as the peer sent it.
     Message(Bytes),
+    /// A keep-alive, which carries nothing. It is an event so that a flood of them can't keep a driver from its other work.
+    KeepAlive,
 }
 
 /// The random bytes of one XX stream, fresh for each.
@@ -105,6 +110,8 @@ struct Liveness {
     next: Option<Instant>,
     ticks_since_sent: u32,
     ticks_since_received: u32,
+    /// Bytes of an unfinished frame that were there when the peer counted as heard.
+    heard_bytes: usize,
 }
 
 /// One encrypted, authenticated stream of messages over a reliable byte stream.
@@ -166,11 +173,12 @@ impl SecretStream {
                 next: None,
                 ticks_since_sent: 0,
                 ticks_since_received: 0,
+                heard_bytes: 0,
             },
         }
     }
 
-    /// Sends an empty message after about `interval` without others, drops those received, and counts a peer that is silent for
+    /// Sends an empty message after about `interval` without others, takes those received for [`Event::KeepAlive`], and counts a peer that is silent for
     /// [`IDLE_TIMEOUT`] as dead. Timers start at the next [`handle_timeout`](Self::handle_timeout).
     pub fn set_keep_alive(&mut self, interval: Duration) {
         self.liveness.tick = interval / TICKS_PER_KEEP_ALIVE;
@@ -193,9 +201,17 @@ impl SecretStream {
         self.input.buffer()
     }
 
-    /// The peer was heard: it is not silent.
+    /// Bytes arrived. The peer counts as heard with every whole frame, and with every [`PROGRESS_BYTES`] of a large one: a peer that
+    /// sends its frames byte by byte is as dead as a silent one.
     pub fn note_received(&mut self) {
+        if self.input.buffered() >= self.liveness.heard_bytes + PROGRESS_BYTES {
+            self.note_heard();
+        }
+    }
+
+    fn note_heard(&mut self) {
         self.liveness.ticks_since_received = 0;
+        self.liveness.heard_bytes = self.input.buffered();
     }
 
     /// Bytes received and not yet given out as messages.
@@ -228,6 +244,7 @@ impl SecretStream {
                 .next(limit)
                 .map_err(|TooLong { announced }| StreamError::FrameTooLong { announced, limit })?;
             let Some(frame) = frame else { return Ok(None) };
+            self.note_heard();
             if let Some(event) = self.on_frame(frame)? {
                 return Ok(Some(event));
             }
@@ -346,7 +363,11 @@ impl SecretStream {
                 frame.advance(TAG_BYTES);
                 frame.truncate(frame.len() - MAC_BYTES);
                 let is_keep_alive = frame.is_empty() && !self.liveness.tick.is_zero();
-                Ok((!is_keep_alive).then(|| Event::Message(frame.freeze())))
+                Ok(Some(if is_keep_alive {
+                    Event::KeepAlive
+                } else {
+                    Event::Message(frame.freeze())
+                }))
             }
             State::Closed => Err(StreamError::Closed),
         }
@@ -419,4 +440,55 @@ fn namespace(index: u8) -> [u8; 32] {
 
 fn keyed_blake2b(key: &[u8; 64]) -> Blake2bMac<U32> {
     Mac::new(key.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two open ends of one stream.
+    fn pair() -> (SecretStream, SecretStream) {
+        let end = |is_initiator: bool, number: u8| {
+            let seeds = Seeds {
+                ephemeral: [number; 32],
+                header: [number; HEADER_BYTES],
+            };
+            SecretStream::xx(is_initiator, KeyPair::from_seed([number + 9; 32]), &seeds).unwrap()
+        };
+        let (mut a, mut b) = (end(true, 1), end(false, 2));
+        for _ in 0..4 {
+            b.receive(&a.take_output());
+            while b.poll_event().unwrap().is_some() {}
+            a.receive(&b.take_output());
+            while a.poll_event().unwrap().is_some() {}
+        }
+        (a, b)
+    }
+
+    /// How long a stream lives whose peer sends `bytes` bytes of a 64 KiB frame each second, at most two minutes.
+    fn life(bytes: usize) -> Duration {
+        let (mut a, mut b) = pair();
+        b.set_keep_alive(KEEP_ALIVE);
+        a.send(&[7; 65_536]).unwrap();
+        let frame = a.take_output();
+        let start = Instant::now();
+        b.handle_timeout(start).unwrap();
+        for second in 0..120 {
+            let from = (second as usize * bytes).min(frame.len());
+            b.receive(&frame[from..(from + bytes).min(frame.len())]);
+            while b.poll_event().unwrap().is_some() {}
+            let past = Duration::from_secs(second);
+            if b.handle_timeout(start + past) == Err(StreamError::Silent) {
+                return past;
+            }
+        }
+        Duration::from_mins(2)
+    }
+
+    #[test]
+    fn a_frame_that_comes_byte_by_byte_is_silence_and_one_that_comes_slowly_is_not() {
+        let dead = IDLE_TIMEOUT..IDLE_TIMEOUT + 2 * KEEP_ALIVE;
+        assert!(dead.contains(&life(1)), "{:?}", life(1));
+        assert_eq!(life(500), Duration::from_mins(2));
+    }
 }

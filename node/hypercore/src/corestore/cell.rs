@@ -40,6 +40,8 @@ const TRIES: usize = 32;
 pub(crate) enum Abandoned {
     Block(u64),
     Download(u64),
+    /// The peer of a connection that was dropped instead of ended.
+    Peer(PeerId),
 }
 
 /// A core with its replication.
@@ -160,6 +162,7 @@ impl Cell {
                         self.replicator.cancel_block(index);
                     }
                 }
+                Abandoned::Peer(peer) => self.remove_peer(peer, now),
                 Abandoned::Download(id) => rebuild |= self.downloads.remove(&id).is_some(),
             }
         }

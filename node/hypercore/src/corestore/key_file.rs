@@ -21,6 +21,8 @@ const FILE_BYTES: usize = BODY_BYTES + 4;
 pub(super) struct CorePaths {
     pub(super) directory: PathBuf,
     pub(super) key_file: PathBuf,
+    /// Exists if the core is frozen.
+    pub(super) conflict: PathBuf,
     discovery_key: Hash,
 }
 
@@ -30,6 +32,7 @@ impl CorePaths {
         let outer = root.join(&name[..2]);
         let key_file = outer.join(format!("{name}.key"));
         Self {
+            conflict: outer.join(format!("{name}.conflict")),
             directory: outer.join(name),
             key_file,
             discovery_key: *discovery_key,
@@ -76,6 +79,15 @@ impl CorePaths {
         write().map_err(failed("write", &self.key_file))
     }
 
+    /// # Errors
+    /// [`CorestoreError::Frozen`] if the core's writer signed two trees.
+    pub(super) fn refuse_frozen(&self) -> Result<(), CorestoreError> {
+        if self.conflict.exists() {
+            return Err(CorestoreError::Frozen);
+        }
+        Ok(())
+    }
+
     /// Deletes the core; the key goes first, so that what a crash leaves is not found as a core. Returns whether it was there.
     pub(super) fn remove(&self) -> Result<bool, CorestoreError> {
         let gone = |result: std::io::Result<()>, path: &Path| match result {
@@ -85,6 +97,7 @@ impl CorePaths {
         };
         let key = gone(fs::remove_file(&self.key_file), &self.key_file)?;
         let directory = gone(fs::remove_dir_all(&self.directory), &self.directory)?;
+        gone(fs::remove_file(&self.conflict), &self.conflict)?;
         Ok(key || directory)
     }
 }

@@ -11,6 +11,7 @@
 
 pub(crate) mod cell;
 mod claim;
+mod conflict_file;
 mod extension;
 mod handle;
 mod key_file;
@@ -99,6 +100,9 @@ pub enum CorestoreError {
     /// The core is being restored.
     #[error("the core is being restored")]
     Claimed,
+    /// The core's writer signed two different trees: nobody can say which is the core. The evidence lies beside its directory.
+    #[error("the core is frozen: its writer signed two different trees of one length")]
+    Frozen,
     /// The core or the store was closed.
     #[error("the core is closed")]
     Closed,
@@ -231,6 +235,7 @@ impl Corestore {
             let Some(key) = paths.read_key()? else {
                 return Ok(None);
             };
+            paths.refuse_frozen()?;
             let storage = Box::new(open_disk(&paths, key, disk)?.defer_work());
             Ok(Some(Core::open(storage as Box<dyn Storage>, key)?))
         });
@@ -259,6 +264,7 @@ impl Corestore {
             let opened = blocking(move || {
                 let storage: Box<dyn Storage> = match paths {
                     Some(paths) => {
+                        paths.refuse_frozen()?;
                         paths.write_key(&key)?;
                         Box::new(open_disk(&paths, key, disk)?.defer_work())
                     }
@@ -412,13 +418,31 @@ impl Corestore {
     /// Closes a core that a connection has left, if nothing else uses it.
     pub(crate) async fn release(&self, shared: Arc<Shared>) -> Result<(), StorageError> {
         let result = shared.commit().await;
+        if shared.closed.is_cancelled() {
+            self.keep_frozen(&shared).await;
+        }
         let mut cores = self.inner.cores.lock().await;
         // The map's and ours: no handle and no connection has it, and none can get it while the map is locked.
-        let unused = Arc::strong_count(&shared) <= 2 && matches!(self.inner.place, Place::Directory(_));
+        // One that was frozen stays, closed, so that it is not opened again.
+        let unused = Arc::strong_count(&shared) <= 2
+            && matches!(self.inner.place, Place::Directory(_))
+            && !shared.closed.is_cancelled();
         if let (true, Some(cores)) = (unused, cores.as_mut()) {
             cores.remove(&shared.discovery_key);
         }
         result
+    }
+
+    /// Keeps a core frozen beyond the process, if it is.
+    async fn keep_frozen(&self, shared: &Shared) {
+        let conflict = shared.lock().await.conflict.clone();
+        if let (Some(conflict), Some(paths)) = (conflict, self.paths_of(&shared.discovery_key)) {
+            let written = blocking(move || conflict_file::write(&paths.conflict, &conflict));
+            if let Err(error) = written.await {
+                // It is frozen until the process ends; what made it so can be found out again.
+                tracing::error!(%error, "evidence not written");
+            }
+        }
     }
 
     pub(crate) fn next_peer(&self) -> PeerId {

@@ -11,7 +11,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::receiving::Batch;
 use super::{OUTPUT_LIMIT_BYTES, ReplicateError};
-use crate::corestore::cell::{Cell, Shared};
+use crate::corestore::cell::{Abandoned, Cell, Shared};
 use crate::corestore::outbox::{OUTBOX_BUDGET_BYTES, Outbox};
 use crate::corestore::{Corestore, CorestoreError};
 use crate::crypto::{Hash, capability};
@@ -19,6 +19,8 @@ use crate::messages::{Handshake, PROTOCOL};
 use crate::replication::PeerId;
 use crate::storage::StorageError;
 
+/// Events after which other tasks have their turn.
+const EVENTS_BEFORE_OTHERS: usize = 32;
 /// Events handled before what they caused is sent.
 const EVENTS_PER_TURN: usize = 1024;
 
@@ -112,9 +114,11 @@ impl Connection {
         // A received batch may not be read to its end yet: the mux gathers the answers to it until then.
         self.mux.flush();
         self.encrypt();
-        if self.unfinished {
-            // The rest has its turn after others had theirs.
+        if handled >= EVENTS_BEFORE_OTHERS {
+            // A transport that is always ready to be read must not keep other connections from their turns.
             tokio::task::yield_now().await;
+        }
+        if self.unfinished {
             self.outbox.nudge();
         }
         Ok(())
@@ -143,7 +147,7 @@ impl Connection {
         };
         match event {
             StreamEvent::Open => self.open = true,
-            StreamEvent::Connected => {}
+            StreamEvent::Connected | StreamEvent::KeepAlive => {}
             StreamEvent::Message(frame) => self.mux.receive(frame),
         }
         Ok(true)
@@ -331,6 +335,17 @@ impl Connection {
         }
         for channel in self.channels.keys().copied().collect::<Vec<_>>() {
             self.forget(channel).await;
+        }
+    }
+}
+
+impl Drop for Connection {
+    /// What [`Connection::leave`] did not come to do, because the future was dropped: cores must not wait for a peer that is gone.
+    fn drop(&mut self) {
+        for channel in self.channels.values() {
+            if let Some(peer) = channel.peer {
+                channel.core.abandon(Abandoned::Peer(peer));
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use cumulet_protomux::ChannelId;
 use super::connection::{Channel, Connection};
 use crate::corestore::cell::{COMMIT_BYTES, Cell};
 use crate::messages::Message;
-use crate::replication::PeerFault;
+use crate::replication::{MAX_EXTENSION_BYTES, PeerFault};
 
 /// Bytes of messages that are handled together: they keep what they were received in alive.
 const BATCH_BYTES: usize = 1 << 20;
@@ -17,6 +17,10 @@ const BATCH_BYTES: usize = 1 << 20;
 const BATCH_MESSAGES: usize = 256;
 /// The highest message type that is known.
 const LAST_KIND: u64 = 9;
+/// The type of Data, the one that carries blocks.
+const DATA_KIND: u64 = 3;
+/// Longest message that is not Data: a Bitfield of the largest window has 256 KiB, an extension's message is bounded alike.
+const MAX_MESSAGE_BYTES: usize = MAX_EXTENSION_BYTES + 1024;
 
 /// Messages of one channel.
 #[derive(Default)]
@@ -38,8 +42,14 @@ impl Connection {
         {
             return;
         }
+        if payload.len() > MAX_MESSAGE_BYTES && kind != DATA_KIND {
+            self.hand_over().await;
+            return self.refuse(channel).await;
+        }
+        let answer_first;
         match Message::decode(kind, payload) {
             Ok(message) => {
+                answer_first = matches!(message, Message::Want(_));
                 self.batch.channel = Some(channel);
                 self.batch.messages.push(message);
                 self.batch.bytes += payload.len();
@@ -52,7 +62,8 @@ impl Connection {
                 return self.refuse(channel).await;
             }
         }
-        if self.batch.bytes >= BATCH_BYTES || self.batch.messages.len() >= BATCH_MESSAGES {
+        // The answer to a Want may be large: it counts before the next is looked at.
+        if answer_first || self.batch.bytes >= BATCH_BYTES || self.batch.messages.len() >= BATCH_MESSAGES {
             self.hand_over().await;
         }
     }

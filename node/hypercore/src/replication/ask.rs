@@ -18,6 +18,8 @@ pub(super) struct InFlight {
     pub sent: Instant,
     pub asked: Asked,
     pub fork: u64,
+    /// Whether the manifest was asked for too.
+    pub manifest: bool,
     pub mark: Mark,
 }
 
@@ -303,6 +305,7 @@ impl Replicator {
                 sent: now,
                 asked,
                 fork: request.fork,
+                manifest: request.manifest,
                 mark,
             },
         );

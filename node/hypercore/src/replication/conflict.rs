@@ -31,13 +31,14 @@ impl Replicator {
         let Some(peer) = self.peers.get_mut(&id) else {
             return Ok(());
         };
+        if peer.doubted.is_some() {
+            // What it sent along with the first false proof.
+            return Ok(());
+        }
         peer.bad_proofs += 1;
         let (fork, length) = (peer.remote.fork, peer.remote.length.min(core.length()));
         if peer.bad_proofs >= MAX_BAD_PROOFS || length == 0 || fork != core.fork() {
             return self.refuse(id, reason);
-        }
-        if peer.doubted.is_some() {
-            return Ok(());
         }
         peer.doubted = Some(now);
         let asked: Vec<u64> = self

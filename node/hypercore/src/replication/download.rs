@@ -120,7 +120,9 @@ impl Replicator {
             Asked::ForkPoint => proof.hash.is_some() && proof.upgrade.is_none(),
             Asked::Seek(..) => proof.seek.is_some() || proof.hash.is_some(),
         };
-        if !answers || (proof.fork != in_flight.fork && proof.upgrade.is_some()) {
+        // A manifest that nobody asked for is not looked at, and not paid for again and again.
+        let unasked = proof.manifest.is_some() && !in_flight.manifest;
+        if !answers || unasked || (proof.fork != in_flight.fork && proof.upgrade.is_some()) {
             self.put_back(in_flight.asked);
             return self.refuse(id, "it doesn't answer what was asked");
         }

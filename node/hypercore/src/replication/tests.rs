@@ -11,6 +11,8 @@ use super::*;
 use crate::messages::{Data, NoData, Request};
 use crate::proof::{BlockProof, Proof, UpgradeProof};
 
+mod asking;
+
 #[derive(Debug, Clone, Default)]
 struct Model {
     fork: u64,

@@ -2,122 +2,14 @@
 
 use std::time::Instant;
 
-use cumulet_hypercore::corestore::Corestore;
-use cumulet_hypercore::crypto::{Key, capability, discovery_key};
+use cumulet_hypercore::crypto::discovery_key;
 use cumulet_hypercore::messages::{
-    BitfieldMessage, Data, Handshake, Message, PROTOCOL, Range, Request, RequestBlock, RequestUpgrade, Sync,
-    Want,
+    BitfieldMessage, Data, Handshake, Message, Range, Request, RequestBlock, RequestUpgrade, Sync, Want,
 };
-use cumulet_protomux::{ChannelId, Event as MuxEvent, Mux};
-use cumulet_secret_stream::noise::KeyPair;
-use cumulet_secret_stream::{Event as StreamEvent, SecretStream, Seeds};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use cumulet_protomux::Event as MuxEvent;
 
-use crate::pair::{PATIENCE, Wires, append, block, memory, random, until, writer};
-
-/// A peer whose every message the test writes.
-struct Hand {
-    io: DuplexStream,
-    stream: SecretStream,
-    mux: Mux,
-}
-
-impl Hand {
-    async fn connect(wires: &Wires, store: &Corestore) -> Self {
-        let (ours, theirs) = tokio::io::duplex(1 << 16);
-        wires.run(store, theirs, false);
-        let seeds = Seeds {
-            ephemeral: random(),
-            header: random(),
-        };
-        let stream = SecretStream::xx(true, KeyPair::from_seed(random()), &seeds).unwrap();
-        let mut hand = Self {
-            io: ours,
-            stream,
-            mux: Mux::new(),
-        };
-        while hand.stream.session().is_none() {
-            hand.exchange().await;
-            assert!(!matches!(
-                hand.stream.poll_event().unwrap(),
-                Some(StreamEvent::Message(_))
-            ));
-        }
-        hand
-    }
-
-    /// Writes what is to be written, then reads once. False at the end of the stream.
-    async fn exchange(&mut self) -> bool {
-        self.write().await;
-        self.stream.receive_buffer().reserve(1 << 16);
-        let read = tokio::time::timeout(PATIENCE, self.io.read_buf(self.stream.receive_buffer())).await;
-        read.unwrap().unwrap() > 0
-    }
-
-    async fn write(&mut self) {
-        self.mux.flush();
-        while self.stream.session().is_some()
-            && let Some(frame) = self.mux.poll_transmit()
-        {
-            self.stream.send(&frame).unwrap();
-        }
-        let output = self.stream.take_output();
-        self.io.write_all(&output).await.unwrap();
-    }
-
-    /// The next event; none at the end of the stream.
-    async fn next(&mut self) -> Option<MuxEvent> {
-        loop {
-            if let Some(event) = self.mux.poll_event().unwrap() {
-                return Some(event);
-            }
-            match self.stream.poll_event().unwrap() {
-                Some(StreamEvent::Message(frame)) => self.mux.receive(frame),
-                Some(_) => {}
-                None if self.exchange().await => {}
-                None => return None,
-            }
-        }
-    }
-
-    fn capability(&self, key: &Key) -> [u8; 32] {
-        capability(key, &self.stream.session().unwrap().handshake_hash, true)
-    }
-
-    fn open(&mut self, id: &[u8], capability: [u8; 32]) -> ChannelId {
-        self.mux
-            .open(
-                PROTOCOL,
-                id,
-                &Handshake {
-                    seeks: true,
-                    capability,
-                }
-                .encode(),
-            )
-            .unwrap()
-    }
-
-    /// Opens a core's channel as an honest peer does.
-    async fn open_core(&mut self, key: &Key) -> ChannelId {
-        let capability = self.capability(key);
-        let channel = self.open(&discovery_key(key), capability);
-        while !matches!(self.next().await.unwrap(), MuxEvent::Opened { .. }) {}
-        channel
-    }
-
-    fn say(&mut self, channel: ChannelId, message: &Message) {
-        self.mux.send(channel, message.kind(), &message.encode()).unwrap();
-    }
-
-    async fn hear(&mut self) -> Option<Message> {
-        match self.next().await? {
-            MuxEvent::Message { kind, payload, .. } => Some(Message::decode(kind, &payload).unwrap()),
-            MuxEvent::Closed { .. } => None,
-            other => panic!("{other:?}"),
-        }
-    }
-}
+use crate::hand::Hand;
+use crate::pair::{PATIENCE, Wires, append, block, memory, until, writer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_cores_wrong_capabilities_and_odd_ids_are_rejected_alike_and_the_stream_lives_on() {

@@ -126,7 +126,8 @@ async fn a_download_goes_on_after_the_connection_was_cut_and_fetches_nothing_twi
     let node = Node::new();
     let key = js.create("a", "default", &[65_536; 400]).await;
     let core = node.store.get(key).await.unwrap();
-    let _download = core.download(0..u64::MAX).await;
+    // Not everything, so that the cut comes in the middle however fast it goes.
+    let _part = core.download(0..200).await;
     let port = js.ask("listen", json!({})).await["port"].as_u64().unwrap() as u16;
     let first = node.connect_to(port).await;
     until(&core, "a part", |state| state.held_blocks > 20).await;
@@ -134,7 +135,8 @@ async fn a_download_goes_on_after_the_connection_was_cut_and_fetches_nothing_twi
     // However it ends: JavaScript resets the transport.
     let _ = first.await.unwrap();
     let held = core.state().held_blocks;
-    assert!(held < 400, "the connection was cut too late to prove anything");
+    assert!(held <= 200, "{held}");
+    let _download = core.download(0..u64::MAX).await;
     node.connect_to(port).await;
     until(&core, "the rest", |state| state.contiguous_length == 400).await;
     assert_eq!(digest_of(&core).await, digest(blocks("a", &[65_536; 400])));
