@@ -44,6 +44,7 @@ struct Established {
     remote_id: u32,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of one attempt")]
 pub(super) struct Connect {
     public_key: Hash,
     pub(super) target: Hash,

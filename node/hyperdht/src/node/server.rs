@@ -58,6 +58,25 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// Just answered. A refused client has nothing that waits; its reply is kept a while for its repetitions.
+    fn new(noise: Bytes, reply: Bytes, remote_id: u32, waiting: Option<Waiting>, now: Instant) -> Self {
+        Self {
+            noise,
+            reply,
+            remote_id,
+            clear_at: waiting.is_none().then(|| now + CLEAR_WAIT),
+            waiting,
+            relay: None,
+            is_relayed: false,
+            lost_direct: false,
+            reply_from: None,
+            puncher: None,
+            secure: None,
+            round: 0,
+            pending_punches: Vec::new(),
+        }
+    }
+
     /// Gets ready for hole punch messages; only while the client is awaited.
     pub(super) fn open_secure(&mut self, local_secret: Hash, puncher: PuncherId) -> Option<()> {
         let waiting = self.waiting.as_ref()?;
@@ -316,22 +335,7 @@ impl Node {
             }),
             _ => None,
         };
-        let clear_at = waiting.is_none().then(|| now + CLEAR_WAIT);
-        let slot = Slot {
-            noise: noise.clone(),
-            reply: reply.clone(),
-            remote_id,
-            waiting,
-            clear_at,
-            relay: None,
-            is_relayed: false,
-            lost_direct: false,
-            reply_from: None,
-            puncher: None,
-            secure: None,
-            round: 0,
-            pending_punches: Vec::new(),
-        };
+        let slot = Slot::new(noise.clone(), reply.clone(), remote_id, waiting, now);
         let entry = self.servers.get_mut(&server)?;
         entry.by_noise.insert(noise.clone(), index);
         *entry.slots.get_mut(index)? = Some(slot);

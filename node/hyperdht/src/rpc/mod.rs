@@ -35,8 +35,8 @@ use crate::rates::Rations;
 use crate::{Entropy, Hash, SocketId, Transmit};
 
 #[cfg(test)]
-#[cfg(test)]
 pub(crate) use self::message::Request as WireRequest;
+#[cfg(test)]
 pub(crate) use self::message::sniff_value;
 pub(crate) use self::query::QuerySpec;
 pub(crate) use self::table::K;
