@@ -10,7 +10,7 @@ use cumulet_hyperdrive::{Drive, DriveError, File};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::failure::{Failure, Kind, Result};
+use crate::failure::{Failure, Result};
 use crate::files::{PlainDrive, open};
 use crate::session::Session;
 use crate::verify::{self, Verified};

@@ -150,8 +150,8 @@ fn the_command_line_reads_a_drive_of_javascript_byte_for_byte() {
     }
     let (user, drive) = (User::new(), JavascriptDrive::start("11"));
     let peer = format!("127.0.0.1:{}", drive.said["port"]);
-    let key = drive.said["key"].as_str().unwrap();
-    let listed = user.lines(&["drive", "ls", key, "--recursive", "--peer", &peer]);
+    let key = drive.said["key"].as_str().unwrap().to_owned();
+    let listed = user.lines(&["drive", "ls", &key, "--recursive", "--peer", &peer]);
     let files = drive.said["files"].as_array().unwrap();
     assert_eq!(listed.len(), files.len());
     let mut compared = 0;
@@ -167,7 +167,7 @@ fn the_command_line_reads_a_drive_of_javascript_byte_for_byte() {
         let bytes = user.bytes(&[
             "drive",
             "cat",
-            key,
+            &key,
             ours["path"].as_str().unwrap(),
             "--peer",
             &peer,
@@ -178,7 +178,7 @@ fn the_command_line_reads_a_drive_of_javascript_byte_for_byte() {
     assert!(compared > 5, "{compared}");
     drop(drive);
     // All of it is here now, and sound.
-    let verified = user.json(&["drive", "verify", key]);
+    let verified = user.json(&["drive", "verify", &key]);
     assert_eq!(
         (&verified["files"], &verified["incompleteFiles"]),
         (&json!(listed.len()), &json!(0)),
