@@ -67,7 +67,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::vectors::{bytes, cases};
+    use crate::recorded::{bytes, cases};
 
     proptest! {
         #[test]

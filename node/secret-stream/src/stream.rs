@@ -469,7 +469,7 @@ mod tests {
     fn life(bytes: usize) -> Duration {
         let (mut a, mut b) = pair();
         b.set_keep_alive(KEEP_ALIVE);
-        a.send(&[7; 65_536]).unwrap();
+        a.send(&vec![7; 65_536]).unwrap();
         let frame = a.take_output();
         let start = Instant::now();
         b.handle_timeout(start).unwrap();
