@@ -507,7 +507,7 @@ mod tests {
     #[test]
     fn keep_alives_by_the_thousands_end_the_stream_and_those_of_an_honest_peer_do_not() {
         let start = Instant::now();
-        let mut run = |per_second: u32| {
+        let run = |per_second: u32| {
             let (mut a, mut b) = pair();
             b.set_keep_alive(KEEP_ALIVE);
             for second in 0..60 {
