@@ -9,6 +9,7 @@
 
 mod connection;
 mod receiving;
+mod service;
 mod serving;
 
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::corestore::{Corestore, CorestoreError};
 
 use connection::Connection;
+pub use service::Service;
 
 /// Encrypted bytes that may wait for the transport before blocks for it are read: enough to keep a long path busy between two
 /// turns of the loop.
@@ -73,6 +75,9 @@ pub enum ReplicateError {
     /// The store is closed or failed.
     #[error("failed to use the store")]
     Store(#[from] CorestoreError),
+    /// Another protocol on the connection wants it to end.
+    #[error("failed to serve the peer: {0}")]
+    Service(String),
 }
 
 /// Runs one connection until it ends or `cancel` is cancelled, replicating all cores of `store` that both sides know.
@@ -83,6 +88,23 @@ pub async fn replicate<Io>(
     store: Corestore,
     io: Io,
     session: Session,
+    cancel: CancellationToken,
+) -> Result<(), ReplicateError>
+where
+    Io: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    replicate_beside(store, io, session, None, cancel).await
+}
+
+/// As [`replicate`], with other protocols on the same connection.
+///
+/// # Errors
+/// Those of [`replicate`], and what the service ends the connection for.
+pub async fn replicate_beside<Io>(
+    store: Corestore,
+    io: Io,
+    session: Session,
+    service: Option<Box<dyn Service>>,
     cancel: CancellationToken,
 ) -> Result<(), ReplicateError>
 where
@@ -101,7 +123,7 @@ where
     };
     stream.set_keep_alive(KEEP_ALIVE);
     stream.handle_timeout(Instant::now())?;
-    let mut connection = Connection::new(store, stream).await?;
+    let mut connection = Connection::new(store, stream, service).await?;
     let result = tokio::select! {
         () = cancel.cancelled() => Ok(()),
         result = run(&mut connection, io) => result,
@@ -126,6 +148,7 @@ where
         }
         let listening = connection.is_listening(output.len());
         let outbox = connection.outbox.clone();
+        let wake = connection.wake.clone();
         let next_commit = connection.next_commit();
         let keep_alive = connection.stream.poll_timeout();
         let input = connection.stream.receive_buffer();
@@ -142,6 +165,7 @@ where
             }
             written = push(&mut writer, &mut output), if unflushed || !output.is_empty() => unflushed = written?,
             () = outbox.added() => {}
+            () = wake.notified() => connection.wake_service()?,
             () = at(keep_alive) => connection.stream.handle_timeout(Instant::now())?,
             () = at(next_commit) => connection.commit(),
             Some(committed) = connection.commits.join_next(), if !connection.commits.is_empty() => {
