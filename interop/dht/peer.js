@@ -1,6 +1,8 @@
 // A JavaScript peer under remote control: one JSON command per line on stdin, one JSON answer per line on stdout.
 // Everything binds to 127.0.0.1. The process ends when stdin closes.
+const net = require('net')
 const readline = require('readline')
+const SecretStream = require('@hyperswarm/secret-stream')
 const DHT = require('hyperdht')
 const Hyperswarm = require('hyperswarm')
 const createTestnet = require('hyperdht/testnet')
@@ -61,6 +63,31 @@ function once (node, publicKey, opts, timeout) {
 }
 
 const commands = {
+  // An echo server of secret streams over TCP.
+  async tcpListen () {
+    const keyPair = DHT.keyPair()
+    const server = net.createServer((socket) => {
+      const stream = new SecretStream(false, socket, { keyPair })
+      stream.on('error', () => {})
+      stream.on('data', (data) => stream.write(data))
+      stream.on('end', () => stream.end())
+    })
+    await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
+    return { address: '127.0.0.1:' + server.address().port, publicKey: keyPair.publicKey.toString('hex') }
+  },
+
+  async tcpConnect ({ port }) {
+    const stream = new SecretStream(true, net.connect(port, '127.0.0.1'))
+    const heard = await new Promise((resolve, reject) => {
+      stream.on('error', reject)
+      stream.on('data', (data) => resolve(data.toString()))
+      stream.write('hello from JavaScript')
+    })
+    const remotePublicKey = stream.remotePublicKey.toString('hex')
+    stream.destroy()
+    return { heard, remotePublicKey }
+  },
+
   async testnet ({ size, port }) {
     const testnet = await createTestnet(size, { host: HOST, port })
     keep(() => testnet.destroy())

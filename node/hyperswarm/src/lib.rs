@@ -6,7 +6,11 @@
 //!
 //! Private by default: a client-only join asks the nodes near the topic and announces nothing; only a join as server (or
 //! [`Swarm::listen`]) makes the key and the topic public.
+//!
+//! Peers whose key and addresses are known, such as the replicas of one cloud, need no DHT: [`Swarm::join_peer`] over UDX,
+//! [`direct`] over UDX or TCP.
 
+pub mod direct;
 mod driver;
 mod peers;
 mod topics;

@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use cumulet_protomux::{ChannelId, Event as MuxEvent, Mux, Request as OpenRequest};
 use cumulet_secret_stream::{Event as StreamEvent, SecretStream};
+use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 
 use super::receiving::Batch;
 use super::room::Share;
-use super::{OUTPUT_LIMIT_BYTES, ReplicateError};
+use super::{OUTPUT_LIMIT_BYTES, ReplicateError, Service};
 use crate::corestore::cell::{Abandoned, Cell, Shared};
 use crate::corestore::outbox::{OUTBOX_BUDGET_BYTES, Outbox};
 use crate::corestore::{Corestore, CorestoreError};
@@ -52,13 +53,21 @@ pub(super) struct Connection {
     pub(super) batch: Batch,
     /// Whether the last turn stopped before it had handled everything that was received.
     unfinished: bool,
+    /// Other protocols on the connection, and what tells that they have something to say.
+    service: Option<Box<dyn Service>>,
+    pub(super) wake: Arc<Notify>,
     /// Bytes of messages in the batch that is being made, about.
     pub(super) batched: usize,
     pub(super) share: Share,
 }
 
 impl Connection {
-    pub(super) async fn new(store: Corestore, stream: SecretStream) -> Result<Self, CorestoreError> {
+    pub(super) async fn new(
+        store: Corestore,
+        stream: SecretStream,
+        service: Option<Box<dyn Service>>,
+    ) -> Result<Self, CorestoreError> {
+        let wake = service.as_ref().map(|service| service.wake()).unwrap_or_default();
         let outbox = Arc::new(Outbox::default());
         for core in store.join(&outbox).await? {
             outbox.attach(core);
@@ -81,6 +90,8 @@ impl Connection {
             open: false,
             batch: Batch::default(),
             unfinished: false,
+            service,
+            wake,
         })
     }
 
@@ -157,7 +168,7 @@ impl Connection {
             return Ok(false);
         };
         match event {
-            StreamEvent::Open => self.open = true,
+            StreamEvent::Open => self.on_stream_open(),
             StreamEvent::Connected | StreamEvent::KeepAlive => {}
             StreamEvent::Message(frame) => {
                 self.share.on_frame();
@@ -173,6 +184,17 @@ impl Connection {
         }
         match event {
             MuxEvent::Requested(request) => self.on_requested(&request).await?,
+            MuxEvent::Opened { channel, .. }
+            | MuxEvent::Message { channel, .. }
+            | MuxEvent::Closed { channel, .. }
+                if !self.channels.contains_key(&channel) =>
+            {
+                if let Some(service) = &mut self.service {
+                    service
+                        .on_event(event, &mut self.mux)
+                        .map_err(ReplicateError::Service)?;
+                }
+            }
             MuxEvent::Opened { channel, handshake } => self.on_opened(channel, &handshake).await,
             MuxEvent::Message {
                 channel,
@@ -182,6 +204,21 @@ impl Connection {
             MuxEvent::Closed { channel, .. } => self.forget(channel).await,
         }
         Ok(())
+    }
+
+    fn on_stream_open(&mut self) {
+        self.open = true;
+        if let (Some(service), Some(session)) = (&mut self.service, self.stream.session()) {
+            service.on_open(session, &mut self.mux);
+        }
+    }
+
+    /// Lets the other protocols say what they have to say.
+    pub(super) fn wake_service(&mut self) -> Result<(), ReplicateError> {
+        match &mut self.service {
+            Some(service) if self.open => service.on_wake(&mut self.mux).map_err(ReplicateError::Service),
+            _ => Ok(()),
+        }
     }
 
     /// The capability of one side of this stream for a core.
@@ -201,9 +238,18 @@ impl Connection {
     }
 
     async fn on_requested(&mut self, request: &OpenRequest) -> Result<(), ReplicateError> {
+        if request.protocol != PROTOCOL {
+            let taken = match &mut self.service {
+                Some(service) => service.on_requested(request, &mut self.mux),
+                None => false,
+            };
+            if !taken {
+                self.mux.reject(request);
+            }
+            return Ok(());
+        }
         let discovery_key: Option<Hash> = (&request.id[..]).try_into().ok();
-        let discovery_key =
-            discovery_key.filter(|key| request.protocol == PROTOCOL && !self.refused.contains(key));
+        let discovery_key = discovery_key.filter(|key| !self.refused.contains(key));
         let core = match discovery_key {
             Some(discovery_key) => match self.store.find_shared(&discovery_key).await {
                 Ok(core) => core,

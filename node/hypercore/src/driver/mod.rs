@@ -10,6 +10,7 @@
 mod connection;
 mod receiving;
 pub(crate) mod room;
+mod service;
 mod serving;
 
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use crate::corestore::{Corestore, CorestoreError};
 
 use connection::Connection;
 use room::OUTPUT_BUDGET_BYTES;
+pub use service::Service;
 
 /// What may wait in all, answers that are no blocks included, before nothing more is read: the budget and one largest frame.
 const OUTPUT_LIMIT_BYTES: usize = OUTPUT_BUDGET_BYTES + (20 << 20);
@@ -75,6 +77,9 @@ pub enum ReplicateError {
     /// The store is closed or failed.
     #[error("failed to use the store")]
     Store(#[from] CorestoreError),
+    /// Another protocol on the connection wants it to end.
+    #[error("failed to serve the peer: {0}")]
+    Service(String),
 }
 
 /// Runs one connection until it ends or `cancel` is cancelled, replicating all cores of `store` that both sides know.
@@ -85,6 +90,23 @@ pub async fn replicate<Io>(
     store: Corestore,
     io: Io,
     session: Session,
+    cancel: CancellationToken,
+) -> Result<(), ReplicateError>
+where
+    Io: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    replicate_beside(store, io, session, None, cancel).await
+}
+
+/// As [`replicate`], with other protocols on the same connection.
+///
+/// # Errors
+/// Those of [`replicate`], and what the service ends the connection for.
+pub async fn replicate_beside<Io>(
+    store: Corestore,
+    io: Io,
+    session: Session,
+    service: Option<Box<dyn Service>>,
     cancel: CancellationToken,
 ) -> Result<(), ReplicateError>
 where
@@ -103,7 +125,7 @@ where
     };
     stream.set_keep_alive(KEEP_ALIVE);
     stream.handle_timeout(Instant::now())?;
-    let mut connection = Connection::new(store, stream).await?;
+    let mut connection = Connection::new(store, stream, service).await?;
     let result = tokio::select! {
         () = cancel.cancelled() => Ok(()),
         result = run(&mut connection, io) => result,
@@ -128,6 +150,7 @@ where
         }
         let listening = connection.is_listening(output.len(), Instant::now());
         let outbox = connection.outbox.clone();
+        let wake = connection.wake.clone();
         let next_commit = connection.next_commit();
         let keep_alive = connection.stream.poll_timeout();
         let input = connection.stream.receive_buffer();
@@ -144,6 +167,7 @@ where
             }
             written = push(&mut writer, &mut output), if unflushed || !output.is_empty() => unflushed = written?,
             () = outbox.added() => {}
+            () = wake.notified() => connection.wake_service()?,
             () = at(keep_alive) => connection.stream.handle_timeout(Instant::now())?,
             () = at(next_commit) => connection.commit(),
             Some(committed) = connection.commits.join_next(), if !connection.commits.is_empty() => {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::relays::{RelayNews, Relays};
 use super::resolve::resolve;
+use super::saved_nodes::{self, Saver};
 use super::{Connection, DhtStatus};
 use crate::messages::PeerRecord;
 use crate::node::{
@@ -34,7 +35,7 @@ const RESOLVE_IDLE: Duration = Duration::from_mins(10);
 /// Datagrams of hole punchers' sockets waiting for the task. Beyond, the sockets' own queues fill and then drop.
 const EXTRA_QUEUE: usize = 256;
 /// Nodes remembered for the next start.
-const KNOWN_NODES: usize = 64;
+const KNOWN_NODES: usize = saved_nodes::MAX_NODES;
 
 /// What the handles ask of the task.
 pub(super) enum Command {
@@ -112,6 +113,7 @@ pub(super) struct Actor {
     operations: HashMap<OperationId, OperationEnds>,
     bootstrap: Vec<String>,
     known_nodes: Vec<SocketAddrV4>,
+    saver: Option<Saver>,
     resolving: Option<BoxFuture<'static, Vec<SocketAddrV4>>>,
     resolve_at: Instant,
     resolve_failures: u32,
@@ -169,12 +171,19 @@ impl Actor {
             operations: HashMap::new(),
             bootstrap: names.0,
             known_nodes: names.1,
+            saver: None,
             resolving: None,
             resolve_at: Instant::now(),
             resolve_failures: 0,
             closing: None,
         };
         (actor, seen)
+    }
+
+    /// Remembers nodes for the next start.
+    pub(super) fn saving(mut self, saver: Option<Saver>) -> Self {
+        self.saver = saver;
+        self
     }
 
     pub(super) async fn run(mut self, sockets: Sockets, cancel: CancellationToken) {
@@ -204,6 +213,9 @@ impl Actor {
                 break;
             }
         }
+        if let Some(saver) = self.saver.take() {
+            saver.finish(self.node.known_nodes(KNOWN_NODES)).await;
+        }
         self.endpoint.close().await;
         let closing = self.closing.take();
         // Whoever waits for the end may bind the port again.
@@ -221,7 +233,8 @@ impl Actor {
     fn next_wake(&self) -> Instant {
         let closing = self.closing.as_ref().map(|(deadline, _)| *deadline);
         let resolve = (self.has_names() && self.resolving.is_none()).then_some(self.resolve_at);
-        [closing, resolve]
+        let save = self.saver.as_ref().map(Saver::due);
+        [closing, resolve, save]
             .into_iter()
             .flatten()
             .min()
@@ -250,6 +263,9 @@ impl Actor {
             Input::Resolved(nodes) => self.on_resolved(now, nodes),
             Input::Time => {
                 self.node.handle_timeout(now);
+                if let Some(saver) = self.saver.as_mut().filter(|saver| saver.due() <= now) {
+                    saver.save(now, self.node.known_nodes(KNOWN_NODES));
+                }
                 if self.resolving.is_none() && now >= self.resolve_at && self.has_names() {
                     self.resolving = Some(Box::pin(resolve(self.bootstrap.clone())));
                 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cumulet_secret_stream::noise::{HandshakeResult, KeyPair};
@@ -21,6 +22,9 @@ pub struct DhtConfig {
     pub bootstrap: Vec<String>,
     /// Nodes known from an earlier run, used beside `bootstrap`.
     pub known_nodes: Vec<SocketAddrV4>,
+    /// A file of such nodes, `address:port` per line: read at the start, written every ten minutes and at the end. With
+    /// it a node finds back into the network also while no bootstrap node answers.
+    pub nodes_file: Option<PathBuf>,
     /// `Some(false)`: serve the DHT for others as soon as our address is known. `Some(true)`: never. `None`: once
     /// reachable and stable for 20 minutes.
     pub ephemeral: Option<bool>,
@@ -42,6 +46,7 @@ impl Default for DhtConfig {
             port: 0,
             bootstrap: Vec::new(),
             known_nodes: Vec::new(),
+            nodes_file: None,
             ephemeral: None,
             firewalled: None,
             public_address: None,

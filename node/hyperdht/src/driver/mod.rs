@@ -4,6 +4,7 @@ mod actor;
 mod api;
 mod relays;
 mod resolve;
+mod saved_nodes;
 
 pub use self::api::{
     Announcement, ConnectError, ConnectOptions, Connection, DhtConfig, DhtStatus, FirewallHook, ListenError,
@@ -121,8 +122,20 @@ impl Dht {
         let node = Node::new(node_config, entropy, Instant::now());
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
         let sockets = Sockets { server, client };
-        let names = (config.bootstrap, config.known_nodes);
+        let mut known = config.known_nodes;
+        known.extend(
+            config
+                .nodes_file
+                .as_deref()
+                .map(saved_nodes::load)
+                .unwrap_or_default(),
+        );
+        let saver = config
+            .nodes_file
+            .map(|path| saved_nodes::Saver::new(path, Instant::now()));
+        let names = (config.bootstrap, known);
         let (actor, status) = Actor::new(node, endpoint.clone(), &sockets, queue, names);
+        let actor = actor.saving(saver);
         tasks.spawn(actor.run(sockets, cancel));
         Ok(Self {
             commands,

@@ -16,7 +16,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// One Node.js process running a `peer.js` under `interop/`.
+/// One Node.js process running a script under `interop/`.
 pub struct Js {
     _child: Child,
     stdin: ChildStdin,
@@ -31,13 +31,18 @@ impl Js {
 
     /// The peer of another folder of `interop/`.
     pub fn start_in(folder: &str) -> Self {
+        Self::start_script(folder, "peer.js")
+    }
+
+    /// A script of a folder of `interop/`.
+    pub fn start_script(folder: &str, script: &str) -> Self {
         let directory = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../interop/{}"), folder);
         assert!(
             std::path::Path::new(&directory).join("node_modules").is_dir(),
             "no packages in interop/{folder}: run `npm ci` there, or all tests by `cargo xtask test interop`"
         );
         let mut child = Command::new("node")
-            .arg("peer.js")
+            .arg(script)
             .current_dir(directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::{Key, array, encoded, flag, given};
 
 /// Failed to decode a message.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum DhtRelayError {
     /// The bytes are none.
     #[error("failed to decode a message of the relayed DHT: {0}")]
