@@ -144,6 +144,12 @@ pub struct NetworkSpec {
     /// Whether and how replicas relay between peers that cannot reach each other.
     #[serde(default)]
     pub relay: RelaySpec,
+    /// Whether pages in browsers get a DHT over WebSockets.
+    #[serde(default)]
+    pub websocket: WebSocketSpec,
+    /// Whether replicas keep cores for apps that use the blind-peering protocol.
+    #[serde(default)]
+    pub blind_peer: BlindPeerSpec,
 }
 
 impl Default for NetworkSpec {
@@ -155,6 +161,8 @@ impl Default for NetworkSpec {
             announce: false,
             serve_dht: false,
             relay: RelaySpec::default(),
+            websocket: WebSocketSpec::default(),
+            blind_peer: BlindPeerSpec::default(),
         }
     }
 }
@@ -190,6 +198,31 @@ impl Default for RelaySpec {
             max_sessions: relay_sessions(),
         }
     }
+}
+
+/// A DHT for browsers, on the port `websocket` of the cloud's Service, without TLS: an Ingress or a proxy adds it. Pages give
+/// the replica their key pair, so it is for pages that trust it.
+#[derive(KubeSchema, Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WebSocketSpec {
+    /// Serve it.
+    #[serde(default)]
+    pub enabled: bool,
+    /// To every page, and not only to this cloud's devices.
+    #[serde(default)]
+    pub open: bool,
+}
+
+/// Keeping cores for apps. What is kept lies on the volumes and is not backed up.
+#[derive(KubeSchema, Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BlindPeerSpec {
+    /// Keep cores for this cloud's devices, who may also delete them.
+    #[serde(default)]
+    pub enabled: bool,
+    /// Keep cores for everybody, within quotas.
+    #[serde(default)]
+    pub open: bool,
 }
 
 /// One of the owner's devices.
@@ -312,6 +345,9 @@ pub struct PersonalCloudStatus {
     /// Keys of the replicas' relays, 64 hex digits: what a device gives as `relayThrough`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub relay_keys: Vec<String>,
+    /// Keys of the replicas' blind peers, 64 hex digits: what an app gives to have its cores kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blind_peer_keys: Vec<String>,
     /// When the last object was shipped, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup_time: Option<String>,

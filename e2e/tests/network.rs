@@ -1,11 +1,15 @@
 //! What `network.*` of a cloud does.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use cumulet_e2e::cluster::kubectl::condition;
 use cumulet_e2e::content::{self, Content};
 use cumulet_e2e::peers::{Bootstrap, Peer};
-use cumulet_e2e::poll;
 use cumulet_e2e::scene::{CLOUD, READY_WITHIN, Scene};
+use cumulet_e2e::{poll, stage};
 use serde_json::json;
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/private-dht.yaml");
@@ -69,33 +73,53 @@ fn three_clouds_that_serve_the_dht_are_a_network_of_their_own() -> Result<()> {
     Ok(())
 }
 
+/// The first line of the answer to a WebSocket's handshake (RFC 6455, section 4.1).
+fn upgrade(address: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect(address).context("failed to connect")?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let request = "GET / HTTP/1.1\r\nHost: cloud\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(request.as_bytes())?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).context("no answer")?;
+    Ok(line.trim_end().to_owned())
+}
+
 #[test]
-fn a_cloud_that_relays_says_by_which_keys() -> Result<()> {
-    let scene = Scene::new("relay")?;
+fn a_cloud_serves_others_only_when_it_is_told_to_and_says_by_which_keys() -> Result<()> {
+    let scene = Scene::new("services")?;
     scene.cloud(1)?;
-    scene.run(&[
-        "patch",
-        "personalcloud",
-        CLOUD,
-        "--type=merge",
-        "--patch",
-        &json!({"spec": {
-            "network": {"relay": {"enabled": true, "maxBytesPerSecond": "10Mi"}},
-            "devices": [{"name": "phone", "publicKey": "ab".repeat(32)}],
-        }})
-        .to_string(),
-    ])?;
+    scene.wait_pod(0, None)?;
+    let service = format!("cumulet-{CLOUD}");
+    let websocket = || stage::service_address(scene.kubectl(), scene.namespace(), &service, "websocket");
+    assert!(websocket().is_err(), "nobody asked for it yet");
+    let patch = json!({"spec": {
+        "network": {
+            "relay": {"enabled": true, "maxBytesPerSecond": "10Mi"},
+            "websocket": {"enabled": true},
+            "blindPeer": {"enabled": true},
+        },
+        "devices": [{"name": "phone", "publicKey": "ab".repeat(32)}],
+    }});
+    let patch = patch.to_string();
+    scene.run(&["patch", "personalcloud", CLOUD, "--type=merge", "--patch", &patch])?;
     let object = ["personalcloud", CLOUD, "-n", scene.namespace()];
     let keys = scene
         .kubectl()
-        .wait_for("the key of the relay", READY_WITHIN, &object, |cloud| {
-            cloud["status"]["relayKeys"].as_array().cloned()
+        .wait_for("the keys of the services", READY_WITHIN, &object, |cloud| {
+            let status = &cloud["status"];
+            let keys = [&status["relayKeys"], &status["blindPeerKeys"]].map(|keys| keys[0].as_str());
+            Some([keys[0]?.to_owned(), keys[1]?.to_owned()])
         })?;
-    assert_eq!(keys.len(), 1);
-    let key = keys[0].as_str().context("a key is a text")?;
-    assert!(
-        key.len() == 64 && key.bytes().all(|digit| digit.is_ascii_hexdigit()),
-        "{key}"
-    );
+    for key in &keys {
+        assert!(
+            key.len() == 64 && key.bytes().all(|digit| digit.is_ascii_hexdigit()),
+            "{key}"
+        );
+    }
+    assert_ne!(keys[0], keys[1], "each service has a key of its own");
+    let address = scene.cluster().forward(websocket()?)?;
+    let answered = poll::until("a WebSocket", READY_WITHIN, || Ok(upgrade(address).ok()))?;
+    assert_eq!(answered, "HTTP/1.1 101 Switching Protocols");
     Ok(())
 }

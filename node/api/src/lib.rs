@@ -151,6 +151,9 @@ pub struct NodeStatus {
     /// Key of the node's relay, 64 hex digits: what a peer gives as `relayThrough`. Absent if it does not relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay_public_key: Option<String>,
+    /// Key of the node's blind peer, 64 hex digits: what an app gives to keep its cores here. Absent if it keeps none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blind_peer_public_key: Option<String>,
     /// Connections open.
     pub peers: u32,
     /// Bytes of blocks held.

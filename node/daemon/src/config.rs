@@ -50,6 +50,10 @@ pub struct Options {
     /// IPv4 address by which everybody reaches the swarm port, where that is known beforehand; otherwise it is found out.
     #[arg(long, env = "CUMULET_PUBLIC_HOST", value_name = "ADDRESS")]
     pub public_host: Option<Ipv4Addr>,
+    /// Public key (64 hex digits) of a device of the owner's: it may use the relay, the DHT for browsers and the blind peer,
+    /// as this cloud's replicas may; may be given more than once.
+    #[arg(long, env = "CUMULET_MEMBER", value_name = "KEY", value_delimiter = ',')]
+    pub member: Vec<String>,
     /// Forward the encrypted packets of peers that can't reach each other, as a blind relay.
     #[arg(long, env = "CUMULET_RELAY", num_args = 0..=1, default_missing_value = "true")]
     pub relay: Option<bool>,
@@ -65,6 +69,18 @@ pub struct Options {
     /// Links that the relay carries at a time.
     #[arg(long, env = "CUMULET_RELAY_MAX_SESSIONS", value_name = "NUMBER")]
     pub relay_max_sessions: Option<u32>,
+    /// Where browsers get a DHT over WebSockets, without TLS; absent means nowhere.
+    #[arg(long, env = "CUMULET_WEBSOCKET_LISTEN", value_name = "ADDR")]
+    pub websocket_listen: Option<SocketAddr>,
+    /// Let every page use it, and not only members.
+    #[arg(long, env = "CUMULET_WEBSOCKET_OPEN", num_args = 0..=1, default_missing_value = "true")]
+    pub websocket_open: Option<bool>,
+    /// Keep cores for members' apps, as a blind peer.
+    #[arg(long, env = "CUMULET_BLIND_PEER", num_args = 0..=1, default_missing_value = "true")]
+    pub blind_peer: Option<bool>,
+    /// Keep cores for everybody's apps, within quotas.
+    #[arg(long, env = "CUMULET_BLIND_PEER_OPEN", num_args = 0..=1, default_missing_value = "true")]
+    pub blind_peer_open: Option<bool>,
     /// Where the REST API listens.
     #[arg(long, env = "CUMULET_API_LISTEN", value_name = "ADDR")]
     pub api_listen: Option<SocketAddr>,
@@ -167,11 +183,25 @@ pub struct ReplicaPeer {
     pub address: String,
 }
 
+/// Who may have a DHT over WebSockets, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WebSocketConfig {
+    /// Where it listens, without TLS.
+    pub listen: SocketAddr,
+    /// Everybody is a member.
+    pub open: bool,
+}
+
+/// For whom cores are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlindPeerConfig {
+    /// For everybody, and not only for members.
+    pub open: bool,
+}
+
 /// Who may use the node as a relay, and how much.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelayConfig {
-    /// Public keys of members, beside the cloud's own. A member may have links with anybody.
-    pub members: Vec<[u8; 32]>,
     /// Everybody is a member.
     pub open: bool,
     /// Bytes forwarded per second, all links and both directions together; `None`: as many as the machine can.
@@ -221,8 +251,14 @@ pub struct Config {
     pub serve_dht: bool,
     /// Where everybody reaches the swarm port, if that is known.
     pub public_host: Option<Ipv4Addr>,
+    /// Public keys of the owner's devices.
+    pub members: Vec<[u8; 32]>,
     /// How it relays, if it does.
     pub relay: Option<RelayConfig>,
+    /// Where browsers get a DHT, if anywhere.
+    pub websocket: Option<WebSocketConfig>,
+    /// For whom cores are kept, if for anybody.
+    pub blind_peer: Option<BlindPeerConfig>,
     /// Where the REST API listens.
     pub api_listen: SocketAddr,
     /// File with the API's bearer token.
@@ -284,12 +320,16 @@ impl Options {
             serve_dht: self.serve_dht.or(lower.serve_dht),
             public_host: self.public_host.or(lower.public_host),
             relay: self.relay.or(lower.relay),
-            relay_member: list(self.relay_member, lower.relay_member),
+            member: list(self.member, lower.member),
             relay_open: self.relay_open.or(lower.relay_open),
             relay_max_bytes_per_second: self
                 .relay_max_bytes_per_second
                 .or(lower.relay_max_bytes_per_second),
             relay_max_sessions: self.relay_max_sessions.or(lower.relay_max_sessions),
+            websocket_listen: self.websocket_listen.or(lower.websocket_listen),
+            websocket_open: self.websocket_open.or(lower.websocket_open),
+            blind_peer: self.blind_peer.or(lower.blind_peer),
+            blind_peer_open: self.blind_peer_open.or(lower.blind_peer_open),
             api_listen: self.api_listen.or(lower.api_listen),
             api_token_file: self.api_token_file.or(lower.api_token_file),
             api_tls_cert_file: self.api_tls_cert_file.or(lower.api_tls_cert_file),
@@ -320,7 +360,15 @@ impl Options {
         let api_listen = self.api_listen.unwrap_or_else(|| loopback(8443));
         let api_tls = self.tls(api_listen)?;
         let device_seed = self.device_seed(&data_dir)?;
-        let relay = self.relay()?;
+        let (members, relay) = (self.members()?, self.relay()?);
+        let websocket_open = self.websocket_open.unwrap_or(false);
+        let websocket = self.websocket_listen.map(|listen| WebSocketConfig {
+            listen,
+            open: websocket_open,
+        });
+        let blind_peer = self.blind_peer.unwrap_or(false).then(|| BlindPeerConfig {
+            open: self.blind_peer_open.unwrap_or(false),
+        });
         let replicas = self
             .replicas_peers
             .iter()
@@ -357,7 +405,10 @@ impl Options {
                 .collect(),
             serve_dht: self.serve_dht.unwrap_or(false),
             public_host: self.public_host,
+            members,
             relay,
+            websocket,
+            blind_peer,
             api_listen,
             make_api_token: self.api_token_file.is_none(),
             api_token_file: self.api_token_file.unwrap_or_else(|| data_dir.join("api.token")),
@@ -379,21 +430,19 @@ impl Options {
         })
     }
 
+    fn members(&self) -> Result<Vec<[u8; 32]>, ConfigError> {
+        let members = self.member.iter().filter(|text| !text.is_empty());
+        let parse = |text: &String| {
+            let problem = || format!("{text:?} is no public key: write 64 hex digits");
+            parse_public_key(text).ok_or_else(|| field("member", problem()))
+        };
+        members.map(parse).collect()
+    }
+
     fn relay(&self) -> Result<Option<RelayConfig>, ConfigError> {
         if !self.relay.unwrap_or(false) {
             return Ok(None);
         }
-        let members = self.relay_member.iter().filter(|text| !text.is_empty());
-        let members = members
-            .map(|text| {
-                parse_public_key(text).ok_or_else(|| {
-                    field(
-                        "relay-member",
-                        format!("{text:?} is no public key: write 64 hex digits"),
-                    )
-                })
-            })
-            .collect::<Result<_, _>>()?;
         for (name, limit) in [
             ("relay-max-bytes-per-second", self.relay_max_bytes_per_second),
             ("relay-max-sessions", self.relay_max_sessions.map(u64::from)),
@@ -403,7 +452,6 @@ impl Options {
             }
         }
         Ok(Some(RelayConfig {
-            members,
             open: self.relay_open.unwrap_or(false),
             max_bytes_per_second: self.relay_max_bytes_per_second,
             max_links: self.relay_max_sessions.unwrap_or(DEFAULT_RELAY_LINKS) as usize,
@@ -562,33 +610,32 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_has_members_and_limits_and_refuses_what_is_no_key() {
-        assert_eq!(minimal().check().unwrap().relay, None);
+    fn members_are_keys_and_a_limit_of_nothing_is_refused() {
+        let config = minimal().check().unwrap();
+        assert!(config.relay.is_none() && config.websocket.is_none() && config.blind_peer.is_none());
         let options = |member: &str| Options {
             relay: Some(true),
-            relay_member: vec![member.to_owned()],
+            blind_peer: Some(true),
+            member: vec![member.to_owned()],
             relay_max_bytes_per_second: Some(1 << 20),
             ..minimal()
         };
-        let relay = options(&"ab".repeat(32)).check().unwrap().relay.unwrap();
-        assert_eq!((relay.members, relay.open), (vec![[0xab; 32]], false));
+        let config = options(&"ab".repeat(32)).check().unwrap();
+        let relay = config.relay.unwrap();
+        assert_eq!((config.members, relay.open), (vec![[0xab; 32]], false));
         assert_eq!((relay.max_bytes_per_second, relay.max_links), (Some(1 << 20), 64));
+        assert_eq!(config.blind_peer, Some(BlindPeerConfig { open: false }));
         let error = options("phone").check().unwrap_err().to_string();
         assert!(
-            error.starts_with("relay-member:") && error.contains("64 hex"),
+            error.starts_with("member:") && error.contains("64 hex"),
             "{error}"
         );
         let nothing = Options {
             relay_max_sessions: Some(0),
             ..options(&"ab".repeat(32))
         };
-        assert!(
-            nothing
-                .check()
-                .unwrap_err()
-                .to_string()
-                .starts_with("relay-max-sessions:")
-        );
+        let error = nothing.check().unwrap_err().to_string();
+        assert!(error.starts_with("relay-max-sessions:"), "{error}");
     }
 
     #[test]

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -18,7 +17,6 @@ use cumulet_hypercore::storage::DiskOptions;
 use cumulet_hyperdht::{Dht, DhtConfig};
 use cumulet_hyperdrive::plan::Selection;
 use cumulet_hyperswarm::{Connection, Swarm, SwarmConfig, SwarmLimits};
-use cumulet_relay::blind_relay::Counters;
 use cumulet_secret_stream::noise::KeyPair;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,11 +24,10 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::archive::{Archive, Surroundings, short};
 use crate::backup::{Backup, BackupError};
-use crate::config::{Config, DeviceSeed, RelayConfig, ReplicaPeer};
-use crate::known_nodes;
+use crate::config::{Config, DeviceSeed, ReplicaPeer};
 use crate::pins::{Key, PinError, PinStore};
-use crate::relay::RelayService;
 use crate::secrets::{self, SecretError};
+use crate::services::{self, ServiceCounters, ServiceError, Services};
 
 /// How often the addresses of the cloud's other replicas are looked up: a pod that was made anew has another one.
 const REPLICA_LOOKUP: Duration = Duration::from_secs(15);
@@ -71,12 +68,9 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
-    /// The relay can't be reached.
-    #[error("failed to start the relay: {reason}")]
-    Relay {
-        /// Why.
-        reason: String,
-    },
+    /// A service can't be started.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
     /// The backup store can't be used at all.
     #[error(transparent)]
     Backup(#[from] BackupError),
@@ -110,7 +104,7 @@ pub struct Node {
     store: Corestore,
     dht: Dht,
     swarm: Swarm,
-    relay: Option<RelayService>,
+    services: Services,
     backup: Arc<Backup>,
     pins: PinStore,
     archives: RwLock<BTreeMap<Key, Pinned>>,
@@ -120,7 +114,6 @@ pub struct Node {
     cancel: CancellationToken,
     started: AtomicBool,
     damaged_pins: Vec<String>,
-    data_dir: PathBuf,
     /// Held while the process runs.
     _lock: std::fs::File,
 }
@@ -143,10 +136,7 @@ impl Node {
         lock.try_lock().map_err(|_| StartError::InUse {
             path: config.data_dir.clone(),
         })?;
-        let seed = match &config.device_seed {
-            DeviceSeed::File(path) => secrets::read_key(path)?,
-            DeviceSeed::MadeOnce(path) => secrets::read_or_make_key(path)?.0,
-        };
+        let seed = device_seed(config)?;
         let content_key = content_key(config)?;
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         // Sealed segments are encrypted as in the backup, so that backing up and restoring copy files.
@@ -158,13 +148,19 @@ impl Node {
             disk,
             ..CorestoreConfig::default()
         };
-        let store = Corestore::open(&config.data_dir.join("cores"), store_config)?;
+        let store = Corestore::open(&config.data_dir.join("cores"), store_config.clone())?;
         let backup = Backup::start(config, content_key, tasks.clone(), cancel.clone())?;
         let (dht, swarm) = start_swarm(config, &seed, &tasks, &cancel).await?;
-        let relay = match &config.relay {
-            Some(relay) => Some(start_relay(config, relay, (&dht, &swarm), &seed, (&tasks, &cancel)).await?),
-            None => None,
+        let around = services::Surroundings {
+            dht: &dht,
+            device_seed: &seed,
+            data_dir: &config.data_dir,
+            store: &store_config,
+            members: members(config, *swarm.public_key()),
+            tasks: &tasks,
+            cancel: &cancel,
         };
+        let services = Services::start(config, &around).await?;
         let pins = PinStore::open(&config.data_dir.join("pins"))?;
         let (known, damaged) = pins.load()?;
         for error in &damaged {
@@ -174,7 +170,7 @@ impl Node {
             store,
             dht,
             swarm,
-            relay,
+            services,
             backup: Arc::new(backup),
             pins,
             archives: RwLock::default(),
@@ -183,15 +179,9 @@ impl Node {
             cancel,
             started: AtomicBool::new(false),
             damaged_pins: damaged.iter().map(ToString::to_string).collect(),
-            data_dir: config.data_dir.clone(),
             _lock: lock,
         });
         node.tasks.spawn(Arc::clone(&node).accept_connections());
-        node.tasks.spawn(known_nodes::keep(
-            node.dht.clone(),
-            config.data_dir.clone(),
-            node.cancel.clone(),
-        ));
         for replica in config
             .replicas
             .iter()
@@ -211,9 +201,9 @@ impl Node {
         self.swarm.public_key()
     }
 
-    /// What the relay has done, if the node is one.
-    pub fn relay_counters(&self) -> Option<Counters> {
-        self.relay.as_ref().map(RelayService::counters)
+    /// What the services have done and do now.
+    pub fn service_counters(&self) -> ServiceCounters {
+        self.services.counters()
     }
 
     /// Why the node isn't ready to be used, if it isn't.
@@ -340,7 +330,8 @@ impl Node {
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").into(),
             public_key: hex::encode(self.public_key()),
-            relay_public_key: self.relay.as_ref().map(|relay| hex::encode(relay.public_key())),
+            relay_public_key: self.services.relay_key().map(hex::encode),
+            blind_peer_public_key: self.services.blind_peer_key().map(hex::encode),
             peers: u32::try_from(stats.client_connections + stats.server_connections).unwrap_or(u32::MAX),
             bytes_stored: archives.iter().map(|archive| archive.stored_bytes).sum(),
             archives: archives.len() as u32,
@@ -409,16 +400,7 @@ impl Node {
     /// Stops everything: withdraws announcements, ships what waits for its backup, syncs and closes the cores. Bounded.
     pub async fn shutdown(&self) {
         let goodbyes = async {
-            let relay = async {
-                if let Some(relay) = &self.relay {
-                    relay.drain().await;
-                }
-            };
-            tokio::join!(
-                self.backup.flush(),
-                relay,
-                known_nodes::write(&self.dht, &self.data_dir)
-            );
+            tokio::join!(self.backup.flush(), self.services.drain());
             self.swarm.shutdown().await;
             self.dht.close().await;
         };
@@ -434,6 +416,26 @@ impl Node {
             warn!("some tasks did not end in time");
         }
     }
+}
+
+/// What every key pair of this node is made from.
+fn device_seed(config: &Config) -> Result<[u8; 32], SecretError> {
+    match &config.device_seed {
+        DeviceSeed::File(path) => secrets::read_key(path),
+        DeviceSeed::MadeOnce(path) => Ok(secrets::read_or_make_key(path)?.0),
+    }
+}
+
+/// Who may use the node's services: itself, the cloud's other replicas and the owner's devices.
+fn members(config: &Config, own: [u8; 32]) -> Vec<[u8; 32]> {
+    let replicas = config.replicas.iter().map(|replica| replica.public_key);
+    let mut members: Vec<_> = replicas
+        .chain([own])
+        .chain(config.members.iter().copied())
+        .collect();
+    members.sort_unstable();
+    members.dedup();
+    members
 }
 
 /// The key under which blocks are encrypted; made once where the configuration names none.
@@ -467,7 +469,7 @@ async fn start_swarm(
         bind: Ipv4Addr::UNSPECIFIED,
         port: config.swarm_port,
         bootstrap,
-        known_nodes: known_nodes::read(&config.data_dir),
+        nodes_file: Some(config.data_dir.join("dht-nodes")),
         public_address: config
             .public_host
             .map(|host| SocketAddrV4::new(host, config.swarm_port)),
@@ -493,24 +495,6 @@ async fn start_swarm(
             .map_err(|error| failed(error.to_string()))?;
     }
     Ok((dht, swarm))
-}
-
-async fn start_relay(
-    config: &Config,
-    relay: &RelayConfig,
-    (dht, swarm): (&Dht, &Swarm),
-    seed: &[u8; 32],
-    (tasks, cancel): (&TaskTracker, &CancellationToken),
-) -> Result<RelayService, StartError> {
-    let replicas = config.replicas.iter().map(|replica| replica.public_key);
-    let members = replicas
-        .chain([*swarm.public_key()])
-        .chain(relay.members.iter().copied());
-    let service = RelayService::start(dht, seed, members, relay, tasks, cancel)
-        .await
-        .map_err(|reason| StartError::Relay { reason })?;
-    info!(public_key = %hex::encode(service.public_key()), open = relay.open, "relaying");
-    Ok(service)
 }
 
 async fn serve(store: Corestore, connection: Connection, cancel: CancellationToken) {

@@ -8,8 +8,8 @@ use crate::names::CloudNames;
 use crate::quantity::{ParseSizeError, Size};
 use cumulet_api::ArchiveSpec;
 use cumulet_crds::{
-    ArchiveDeletionPolicy, ArchiveType, BackupSpec, CloudDeletionPolicy, DatArchive, DeviceSpec, Expose,
-    PersonalCloud, RelaySpec, S3Spec, SyncMode,
+    ArchiveDeletionPolicy, ArchiveType, BackupSpec, BlindPeerSpec, CloudDeletionPolicy, DatArchive,
+    DeviceSpec, Expose, PersonalCloud, RelaySpec, S3Spec, SyncMode, WebSocketSpec,
 };
 use data_encoding::HEXLOWER;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -44,8 +44,14 @@ pub struct Cloud {
     pub announce: bool,
     /// Whether the replicas are lasting nodes of the DHT.
     pub serve_dht: bool,
+    /// Public keys of the owner's devices, lower-case hex, in the order of the spec.
+    pub devices: Vec<String>,
     /// How they relay, if they do.
     pub relay: Option<Relay>,
+    /// Whether browsers get a DHT, and which.
+    pub websocket: WebSocketSpec,
+    /// Whether cores are kept for apps, and whose.
+    pub blind_peer: BlindPeerSpec,
     /// Where blocks are backed up.
     pub backup: Option<Backup>,
     /// What happens to volumes and keys at the end.
@@ -57,9 +63,7 @@ pub struct Cloud {
 /// How replicas relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relay {
-    /// Public keys, lower-case hex, of those who may use it beside the replicas, in the order of the spec.
-    pub members: Vec<String>,
-    /// Everybody may.
+    /// Everybody may use it.
     pub open: bool,
     /// Bytes per second of each replica; `None`: as many as it can.
     pub max_bytes_per_second: Option<u64>,
@@ -208,7 +212,10 @@ impl Cloud {
             bootstrap: spec.network.bootstrap.clone(),
             announce: spec.network.announce,
             serve_dht: spec.network.serve_dht,
-            relay: Relay::parse(&spec.network.relay, &spec.devices)?,
+            devices: device_keys(&spec.devices)?,
+            relay: Relay::parse(&spec.network.relay)?,
+            websocket: spec.network.websocket,
+            blind_peer: spec.network.blind_peer,
             backup,
             deletion_policy: spec.deletion_policy,
             paused: spec.paused,
@@ -216,20 +223,24 @@ impl Cloud {
     }
 }
 
-impl Relay {
-    fn parse(spec: &RelaySpec, devices: &[DeviceSpec]) -> Result<Option<Self>, ValidateError> {
-        let mut members = Vec::with_capacity(devices.len());
-        for device in devices {
-            let key = device.public_key.to_ascii_lowercase();
-            let is_key = key.len() == 64 && HEXLOWER.decode(key.as_bytes()).is_ok();
-            if !is_key {
-                return Err(ValidateError::DeviceKey {
-                    name: device.name.clone(),
-                    key: device.public_key.clone(),
-                });
-            }
-            members.push(key);
+/// The public keys of devices, lower-case hex.
+fn device_keys(devices: &[DeviceSpec]) -> Result<Vec<String>, ValidateError> {
+    let keys = devices.iter().map(|device| {
+        let key = device.public_key.to_ascii_lowercase();
+        if key.len() == 64 && HEXLOWER.decode(key.as_bytes()).is_ok() {
+            Ok(key)
+        } else {
+            Err(ValidateError::DeviceKey {
+                name: device.name.clone(),
+                key: device.public_key.clone(),
+            })
         }
+    });
+    keys.collect()
+}
+
+impl Relay {
+    fn parse(spec: &RelaySpec) -> Result<Option<Self>, ValidateError> {
         let rate = spec.max_bytes_per_second.as_deref().map(Size::parse).transpose();
         let rate = rate.map_err(ValidateError::RelayRate)?;
         let sessions = u16::try_from(spec.max_sessions)
@@ -237,7 +248,6 @@ impl Relay {
             .filter(|sessions| (1..=MAX_RELAY_SESSIONS).contains(sessions))
             .ok_or(ValidateError::RelaySessions(spec.max_sessions))?;
         Ok(spec.enabled.then(|| Self {
-            members,
             open: spec.open,
             max_bytes_per_second: rate.map(|rate| u64::try_from(rate.bytes()).unwrap_or(u64::MAX)),
             max_sessions: sessions,

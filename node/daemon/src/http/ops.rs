@@ -10,7 +10,6 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use cumulet_relay::blind_relay::Counters;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -20,6 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 use cumulet_api::{ArchiveStatus, NodeStatus};
 
 use crate::node::Node;
+use crate::services::ServiceCounters;
 
 /// The router of the ops listener.
 pub fn router(node: Arc<Node>) -> Router {
@@ -42,7 +42,7 @@ async fn metrics(State(node): State<Arc<Node>>) -> Response {
     registry.register_collector(Box::new(Snapshot {
         node: node.status().await,
         archives: node.archives().await,
-        relay: node.relay_counters(),
+        services: node.service_counters(),
     }));
     let mut body = String::new();
     if text::encode(&mut body, &registry).is_err() {
@@ -66,58 +66,139 @@ type Row = (&'static str, &'static str, fn(&ArchiveStatus) -> u64);
 struct Snapshot {
     node: NodeStatus,
     archives: Vec<ArchiveStatus>,
-    relay: Option<Counters>,
+    services: ServiceCounters,
 }
 
-/// A metric's name, its help text, its unit, and where the relay has it.
-type RelayRow = (&'static str, &'static str, Option<Unit>, fn(&Counters) -> u64);
+/// A metric of a service: its name, its help text, its unit, and where its counters have it.
+type ServiceRow<C> = (&'static str, &'static str, Option<Unit>, fn(&C) -> u64);
 
-const RELAY_GAUGES: [RelayRow; 3] = [
-    ("relay_sessions", "Control connections of the relay.", None, |c| {
-        c.sessions
-    }),
-    (
-        "relay_pending",
-        "Requests that wait for their other side.",
-        None,
-        |c| c.pending,
-    ),
-    ("relay_links", "Links that the relay carries.", None, |c| c.links),
-];
-const RELAY_COUNTERS: [RelayRow; 5] = [
-    ("relay_links_opened", "Links made.", None, |c| c.links_opened),
-    (
-        "relay_sessions_refused",
-        "Control connections turned away.",
-        None,
-        |c| c.sessions_refused,
-    ),
-    (
-        "relay_links_exhausted",
-        "Links ended by a quota or a duration.",
-        None,
-        |c| c.links_exhausted,
-    ),
-    (
-        "relay_forwarded",
-        "UDP payload that the relay forwarded.",
-        Some(Unit::Bytes),
-        |c| c.bytes,
-    ),
-    (
-        "relay_packets_dropped",
-        "Packets dropped by a rate or a quota.",
-        None,
-        |c| c.packets_dropped,
-    ),
-];
+/// Gauges and counters of one service.
+type ServiceRows<C> = (&'static [ServiceRow<C>], &'static [ServiceRow<C>]);
 
-fn encode_relay_counters(
-    relay: &Counters,
+const RELAY: ServiceRows<cumulet_relay::blind_relay::Counters> = (
+    &[
+        ("relay_sessions", "Control connections of the relay.", None, |c| {
+            c.sessions
+        }),
+        (
+            "relay_pending",
+            "Requests that wait for their other side.",
+            None,
+            |c| c.pending,
+        ),
+        ("relay_links", "Links that the relay carries.", None, |c| c.links),
+    ],
+    &[
+        ("relay_links_opened", "Links made.", None, |c| c.links_opened),
+        (
+            "relay_sessions_refused",
+            "Control connections turned away.",
+            None,
+            |c| c.sessions_refused,
+        ),
+        (
+            "relay_links_exhausted",
+            "Links ended by a quota or a duration.",
+            None,
+            |c| c.links_exhausted,
+        ),
+        (
+            "relay_forwarded",
+            "UDP payload that the relay forwarded.",
+            Some(Unit::Bytes),
+            |c| c.bytes,
+        ),
+        (
+            "relay_packets_dropped",
+            "Packets dropped by a rate or a quota.",
+            None,
+            |c| c.packets_dropped,
+        ),
+    ],
+);
+
+const WEBSOCKET: ServiceRows<cumulet_dht_relay::Counters> = (
+    &[
+        ("websocket_clients", "WebSockets open.", None, |c| c.clients),
+        (
+            "websocket_streams",
+            "Streams of their clients to peers.",
+            None,
+            |c| c.streams,
+        ),
+    ],
+    &[
+        ("websocket_clients_opened", "Clients admitted.", None, |c| {
+            c.clients_opened
+        }),
+        ("websocket_clients_refused", "Clients turned away.", None, |c| {
+            c.clients_refused
+        }),
+        (
+            "websocket_to_peers",
+            "Bytes from clients to peers.",
+            Some(Unit::Bytes),
+            |c| c.bytes_to_peers,
+        ),
+        (
+            "websocket_to_clients",
+            "Bytes from peers to clients.",
+            Some(Unit::Bytes),
+            |c| c.bytes_to_clients,
+        ),
+    ],
+);
+
+const BLIND_PEER: ServiceRows<cumulet_blind_peer::Counters> = (
+    &[
+        ("blind_peer_connections", "Connections of apps.", None, |c| {
+            c.connections
+        }),
+        ("blind_peer_cores", "Cores kept for apps.", None, |c| c.cores),
+        (
+            "blind_peer_stored",
+            "Bytes of their blocks, had or promised.",
+            Some(Unit::Bytes),
+            |c| c.bytes,
+        ),
+    ],
+    &[
+        (
+            "blind_peer_added",
+            "Requests to keep a core that were granted.",
+            None,
+            |c| c.added,
+        ),
+        (
+            "blind_peer_refused",
+            "Requests to keep a core that were refused.",
+            None,
+            |c| c.refused,
+        ),
+        (
+            "blind_peer_cleared",
+            "Bytes given back.",
+            Some(Unit::Bytes),
+            |c| c.cleared_bytes,
+        ),
+    ],
+);
+
+fn encode_service<C>(
+    counters: Option<&C>,
+    (gauges, totals): ServiceRows<C>,
     encoder: &mut DescriptorEncoder<'_>,
 ) -> Result<(), std::fmt::Error> {
-    for (name, help, unit, read) in RELAY_COUNTERS {
-        let metric = ConstCounter::new(read(relay));
+    let Some(counters) = counters else {
+        return Ok(());
+    };
+    for (name, help, unit, read) in gauges {
+        let metric = ConstGauge::new(i64::try_from(read(counters)).unwrap_or(i64::MAX));
+        let encoder = encoder.encode_descriptor(name, help, unit.as_ref(), metric.metric_type())?;
+        metric.encode(encoder)?;
+    }
+    for (name, help, unit, read) in totals {
+        let metric = ConstCounter::new(read(counters));
         let encoder = encoder.encode_descriptor(name, help, unit.as_ref(), metric.metric_type())?;
         metric.encode(encoder)?;
     }
@@ -146,12 +227,9 @@ impl Collector for Snapshot {
             Some(Unit::Seconds),
             node.durable_lag_seconds,
         )?;
-        if let Some(relay) = &self.relay {
-            for (name, help, unit, read) in RELAY_GAUGES {
-                gauge(name, help, unit, read(relay))?;
-            }
-            encode_relay_counters(relay, &mut encoder)?;
-        }
+        encode_service(self.services.relay.as_ref(), RELAY, &mut encoder)?;
+        encode_service(self.services.websocket.as_ref(), WEBSOCKET, &mut encoder)?;
+        encode_service(self.services.blind_peer.as_ref(), BLIND_PEER, &mut encoder)?;
         let rows: [Row; 4] = [
             ("archive_length", "Blocks of the archive's own core.", |a| {
                 a.length

@@ -3,7 +3,7 @@
 //! A peer stays with one replica: a stream belongs to it. `externalTrafficPolicy: Local` keeps the peer's own
 //! address, without which holes cannot be punched.
 
-use crate::build::{API_PORT, GATEWAY_PORT, SWARM_PORT_NAME, owned};
+use crate::build::{API_PORT, GATEWAY_PORT, SWARM_PORT_NAME, WEBSOCKET_PORT, owned};
 use crate::validate::Cloud;
 use cumulet_crds::Expose;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
@@ -24,15 +24,23 @@ pub(crate) fn build(cloud: &Cloud) -> Service {
             selector: Some(cloud.names.selector()),
             session_affinity: Some("ClientIP".into()),
             external_traffic_policy: outside.then(|| "Local".into()),
-            ports: Some(vec![
-                port(SWARM_PORT_NAME, cloud.swarm_port, "UDP"),
-                port("api", API_PORT, "TCP"),
-                port("gateway", GATEWAY_PORT, "TCP"),
-            ]),
+            ports: Some(ports(cloud)),
             ..ServiceSpec::default()
         }),
         ..Service::default()
     }
+}
+
+fn ports(cloud: &Cloud) -> Vec<ServicePort> {
+    let mut ports = vec![
+        port(SWARM_PORT_NAME, cloud.swarm_port, "UDP"),
+        port("api", API_PORT, "TCP"),
+        port("gateway", GATEWAY_PORT, "TCP"),
+    ];
+    if cloud.websocket.enabled {
+        ports.push(port("websocket", WEBSOCKET_PORT, "TCP"));
+    }
+    ports
 }
 
 fn port(name: &str, number: u16, protocol: &str) -> ServicePort {

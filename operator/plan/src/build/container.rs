@@ -3,10 +3,10 @@
 //! Secrets reach it as files, never as variables, save the object store's credentials, which the AWS client
 //! reads from its own two variables.
 
-use crate::build::{API_PORT, GATEWAY_PORT, Inputs, OPS_PORT, SWARM_PORT_NAME};
+use crate::build::{API_PORT, GATEWAY_PORT, Inputs, OPS_PORT, SWARM_PORT_NAME, WEBSOCKET_PORT};
 use crate::credentials::{API_TOKEN, CONTENT_KEY, TLS_CERTIFICATE, TLS_PRIVATE_KEY};
 use crate::names::DATA_VOLUME;
-use crate::validate::{Backup, Cloud, Relay};
+use crate::validate::{Backup, Cloud};
 use cumulet_crds::Expose;
 use data_encoding::HEXLOWER;
 use k8s_openapi::api::core::v1::{
@@ -37,6 +37,7 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Container {
             port("api", API_PORT, "TCP"),
             port("gateway", GATEWAY_PORT, "TCP"),
             port("ops", OPS_PORT, "TCP"),
+            port("websocket", WEBSOCKET_PORT, "TCP"),
         ]),
         // Opening a big store takes time: two minutes until the first success, then the others take over.
         startup_probe: Some(Probe {
@@ -100,9 +101,7 @@ fn environment(inputs: &Inputs<'_>) -> Vec<EnvVar> {
             env.push(from("CUMULET_PUBLIC_HOST", field("status.podIP")));
         }
     }
-    if let Some(relay) = &cloud.relay {
-        env.extend(relay_environment(relay));
-    }
+    env.extend(service_environment(cloud));
     if cloud.replicas >= 2 {
         env.push(value("CUMULET_REPLICAS_PEERS", peers(inputs)));
     }
@@ -142,17 +141,35 @@ fn field(path: &str) -> EnvVarSource {
     }
 }
 
-fn relay_environment(relay: &Relay) -> Vec<EnvVar> {
-    let mut env = vec![
-        value("CUMULET_RELAY", "true"),
-        value("CUMULET_RELAY_OPEN", relay.open.to_string()),
-        value("CUMULET_RELAY_MAX_SESSIONS", relay.max_sessions.to_string()),
-    ];
-    if !relay.members.is_empty() {
-        env.push(value("CUMULET_RELAY_MEMBER", relay.members.join(",")));
+/// What the replicas do for others.
+fn service_environment(cloud: &Cloud) -> Vec<EnvVar> {
+    let mut env = Vec::new();
+    if let Some(relay) = &cloud.relay {
+        env.push(value("CUMULET_RELAY", "true"));
+        env.push(value("CUMULET_RELAY_OPEN", relay.open.to_string()));
+        env.push(value(
+            "CUMULET_RELAY_MAX_SESSIONS",
+            relay.max_sessions.to_string(),
+        ));
+        let rate = relay.max_bytes_per_second.map(|rate| rate.to_string());
+        env.extend(rate.map(|rate| value("CUMULET_RELAY_MAX_BYTES_PER_SECOND", rate)));
     }
-    if let Some(rate) = relay.max_bytes_per_second {
-        env.push(value("CUMULET_RELAY_MAX_BYTES_PER_SECOND", rate.to_string()));
+    if cloud.websocket.enabled {
+        env.push(value(
+            "CUMULET_WEBSOCKET_LISTEN",
+            format!("0.0.0.0:{WEBSOCKET_PORT}"),
+        ));
+        env.push(value("CUMULET_WEBSOCKET_OPEN", cloud.websocket.open.to_string()));
+    }
+    if cloud.blind_peer.enabled {
+        env.push(value("CUMULET_BLIND_PEER", "true"));
+        env.push(value(
+            "CUMULET_BLIND_PEER_OPEN",
+            cloud.blind_peer.open.to_string(),
+        ));
+    }
+    if !env.is_empty() && !cloud.devices.is_empty() {
+        env.push(value("CUMULET_MEMBER", cloud.devices.join(",")));
     }
     env
 }
@@ -283,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_is_told_with_its_members_and_limits_and_otherwise_not_at_all() {
+    fn services_are_told_with_their_members_and_limits_and_otherwise_not_at_all() {
         let mut resource = cloud();
         let public_key = "AB".repeat(32);
         resource.spec.devices = vec![DeviceSpec {
@@ -291,20 +308,34 @@ mod tests {
             public_key: public_key.clone(),
         }];
         let without = variables(&parsed(&resource));
-        assert!(without.iter().all(|(name, _)| !name.starts_with("CUMULET_RELAY")));
+        for service in [
+            "CUMULET_RELAY",
+            "CUMULET_WEBSOCKET",
+            "CUMULET_BLIND",
+            "CUMULET_MEMBER",
+        ] {
+            assert!(
+                without.iter().all(|(name, _)| !name.starts_with(service)),
+                "{service}"
+            );
+        }
         resource.spec.network.relay.enabled = true;
         resource.spec.network.relay.max_bytes_per_second = Some("10Mi".into());
         resource.spec.network.serve_dht = true;
+        resource.spec.network.websocket.enabled = true;
+        resource.spec.network.blind_peer.enabled = true;
         let with = variables(&parsed(&resource));
         assert_eq!(get(&with, "CUMULET_RELAY"), Some("true"));
         assert_eq!(get(&with, "CUMULET_RELAY_OPEN"), Some("false"));
         assert_eq!(
-            get(&with, "CUMULET_RELAY_MEMBER"),
+            get(&with, "CUMULET_MEMBER"),
             Some(public_key.to_lowercase().as_str())
         );
         assert_eq!(get(&with, "CUMULET_RELAY_MAX_BYTES_PER_SECOND"), Some("10485760"));
         assert_eq!(get(&with, "CUMULET_RELAY_MAX_SESSIONS"), Some("64"));
         assert_eq!(get(&with, "CUMULET_SERVE_DHT"), Some("true"));
+        assert_eq!(get(&with, "CUMULET_WEBSOCKET_LISTEN"), Some("0.0.0.0:8090"));
+        assert_eq!(get(&with, "CUMULET_BLIND_PEER_OPEN"), Some("false"));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub const API_PORT: u16 = 8443;
 pub const GATEWAY_PORT: u16 = 8080;
 /// Probes and metrics.
 pub const OPS_PORT: u16 = 9090;
+/// A DHT for browsers, over WebSockets, of every replica that serves one.
+pub const WEBSOCKET_PORT: u16 = 8090;
 /// User and group of the replicas' process; that of "nonroot" in distroless images.
 pub(crate) const USER: i64 = 65532;
 

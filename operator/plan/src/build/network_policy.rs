@@ -1,9 +1,9 @@
 //! Default deny for the replicas, then what they need and nothing else.
 //!
 //! In: the swarm from anywhere; API and probes from the operator's pods; the gateway only if some archive is
-//! public. Out: names, UDP (peers are anywhere and on any port), and the object store.
+//! public, and WebSockets only if they are served. Out: names, UDP (peers are anywhere and on any port), and the object store.
 
-use crate::build::{API_PORT, GATEWAY_PORT, OPS_PORT, owned, pods_of};
+use crate::build::{API_PORT, GATEWAY_PORT, OPS_PORT, WEBSOCKET_PORT, owned, pods_of};
 use crate::names::{FIELD_MANAGER, NAME_LABEL};
 use crate::settings::Settings;
 use crate::validate::{Backup, Cloud, Endpoint};
@@ -30,6 +30,12 @@ pub(crate) fn build(cloud: &Cloud, settings: &Settings, gateway_open: bool) -> N
         ingress.push(NetworkPolicyIngressRule {
             from: None,
             ports: Some(vec![port("TCP", GATEWAY_PORT)]),
+        });
+    }
+    if cloud.websocket.enabled {
+        ingress.push(NetworkPolicyIngressRule {
+            from: None,
+            ports: Some(vec![port("TCP", WEBSOCKET_PORT)]),
         });
     }
     let any_udp = NetworkPolicyPort {
@@ -158,6 +164,17 @@ mod tests {
         assert_eq!(
             ports_from_anywhere(&policy)[1..],
             [("TCP".to_owned(), Some(IntOrString::Int(8080)))]
+        );
+    }
+
+    #[test]
+    fn websockets_are_reached_only_where_they_are_served() {
+        let mut resource = cloud();
+        resource.spec.network.websocket.enabled = true;
+        let policy = build(&parsed(&resource), &settings(), false);
+        assert_eq!(
+            ports_from_anywhere(&policy)[1..],
+            [("TCP".to_owned(), Some(IntOrString::Int(8090)))]
         );
     }
 

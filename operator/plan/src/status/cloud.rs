@@ -172,6 +172,10 @@ fn figures(
         .iter()
         .filter_map(|node| node.relay_public_key.clone())
         .collect();
+    status.blind_peer_keys = said
+        .iter()
+        .filter_map(|node| node.blind_peer_public_key.clone())
+        .collect();
     status.last_backup_time = newest.map(|time| time.to_string()).or(status.last_backup_time);
     status
 }

@@ -5,13 +5,9 @@
 //! of a member's link and nothing else, unless the relay is open on purpose.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use cumulet_hyperdht::{Dht, ListenOptions, Server};
-use cumulet_relay::blind_relay::{
-    Admission, AllowList, Counters, Limits, MemberLimits, Peer, Relay, RelayOptions,
-};
-use cumulet_secret_stream::noise::KeyPair;
+use cumulet_hyperdht::{ListenOptions, Server};
+use cumulet_relay::blind_relay::{Admission, Counters, Limits, MemberLimits, Peer, Relay, RelayOptions};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -19,14 +15,14 @@ use tracing::debug;
 use crate::archive::short;
 use crate::config::RelayConfig;
 
+use super::{PATIENCE, Surroundings};
+
 /// Separates the relay's seed from everything else that is made from a device's seed.
 const SEED_CONTEXT: &[u8] = b"cumulet/relay/1";
-/// How long links may go on once the node is told to stop; peers then have moved, or connect anew through another relay.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A running relay.
 #[derive(Debug)]
-pub struct RelayService {
+pub(super) struct RelayService {
     relay: Relay,
     public_key: [u8; 32],
 }
@@ -36,23 +32,16 @@ impl RelayService {
     ///
     /// # Errors
     /// The DHT's, in words.
-    pub async fn start(
-        dht: &Dht,
-        device_seed: &[u8; 32],
-        members: impl IntoIterator<Item = [u8; 32]>,
-        config: &RelayConfig,
-        tasks: &TaskTracker,
-        cancel: &CancellationToken,
-    ) -> Result<Self, String> {
+    pub(super) async fn start(around: &Surroundings<'_>, config: &RelayConfig) -> Result<Self, String> {
+        let Surroundings {
+            dht, tasks, cancel, ..
+        } = around;
         let others = if config.open {
             Admission::Member(MemberLimits::default())
         } else {
             Admission::Guest
         };
-        let policy = AllowList::with_others(others);
-        for member in members {
-            policy.allow(member, MemberLimits::default());
-        }
+        let policy = around.allow_list(others);
         let options = RelayOptions {
             limits: Limits {
                 links: config.max_links,
@@ -66,9 +55,9 @@ impl RelayService {
             Arc::new(policy),
             options,
             tasks,
-            cancel.clone(),
+            (*cancel).clone(),
         );
-        let key_pair = KeyPair::from_seed(cumulet_hyperdht::hash(&[SEED_CONTEXT, device_seed]));
+        let key_pair = around.key_pair(SEED_CONTEXT);
         let public_key = *key_pair.public_key();
         let firewall = relay.clone();
         let listening = ListenOptions {
@@ -79,22 +68,22 @@ impl RelayService {
             .listen(key_pair, listening)
             .await
             .map_err(|error| error.to_string())?;
-        tasks.spawn(accept(server, relay.clone(), tasks.clone(), cancel.clone()));
+        tasks.spawn(accept(server, relay.clone(), (*tasks).clone(), (*cancel).clone()));
         Ok(Self { relay, public_key })
     }
 
     /// What peers give as `relayThrough`.
-    pub fn public_key(&self) -> &[u8; 32] {
+    pub(super) fn public_key(&self) -> &[u8; 32] {
         &self.public_key
     }
 
     /// What it has done and does now.
-    pub fn counters(&self) -> Counters {
+    pub(super) fn counters(&self) -> Counters {
         self.relay.counters()
     }
 
     /// Takes nobody in any more and lets links end, for a while.
-    pub async fn drain(&self) {
+    pub(super) async fn drain(&self) {
         self.relay.drain(PATIENCE).await;
     }
 }

@@ -1,0 +1,49 @@
+//! A DHT for pages in a browser (npm `@hyperswarm/dht-relay`), over WebSockets without TLS: put a TLS proxy or an Ingress before
+//! it. The page trusts the node with its key pair, so this is for the owner's own pages.
+
+use std::sync::Arc;
+
+use cumulet_dht_relay::{Counters, Relay, RelayOptions};
+use cumulet_relay::blind_relay::{Admission, MemberLimits};
+use tokio::net::TcpListener;
+
+use crate::config::WebSocketConfig;
+
+use super::{PATIENCE, Surroundings};
+
+#[derive(Debug)]
+pub(super) struct WebSocketService(Relay);
+
+impl WebSocketService {
+    /// Listens, and serves whoever the configuration admits until it is drained.
+    pub(super) async fn start(around: &Surroundings<'_>, config: &WebSocketConfig) -> Result<Self, String> {
+        let others = if config.open {
+            Admission::Member(MemberLimits::default())
+        } else {
+            Admission::Refused
+        };
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|error| format!("failed to listen on {}: {error}", config.listen))?;
+        let relay = Relay::new(
+            around.dht.clone(),
+            Arc::new(around.allow_list(others)),
+            RelayOptions::default(),
+            around.tasks,
+            around.cancel,
+        );
+        let listening = relay.clone();
+        around
+            .tasks
+            .spawn(async move { listening.listen(listener).await });
+        Ok(Self(relay))
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        self.0.counters()
+    }
+
+    pub(super) async fn drain(&self) {
+        self.0.drain(PATIENCE).await;
+    }
+}
