@@ -37,6 +37,13 @@ async function blocksOf (core) {
   return blocks
 }
 
+// SHA-256 of every block.
+async function hashes (core) {
+  const found = []
+  for (let i = 0; i < core.length; i++) found.push(createHash('sha256').update(await core.get(i, { raw: true })).digest('hex'))
+  return found
+}
+
 async function inDirectory (work) {
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'cumulet-archives-'))
   try {
@@ -229,7 +236,7 @@ function reseed (seed) {
   state = Number(seed) | 0
 }
 
-module.exports = { describe, fill, random, reseed }
+module.exports = { describe, fill, hashes, random, reseed }
 
 if (require.main === module) {
   main(process.argv.slice(2)).then(

@@ -184,10 +184,10 @@ pub(super) async fn drive(direction: Direction, mut random: Random) -> Result<()
     js.close().await
 }
 
-const NAMES: [&str; 6] = ["a", "b", "ü", "x y", "c.txt", "d.bin"];
-const SIZES: [usize; 8] = [0, 1, 10, 100, 65_535, 65_536, 65_537, 200_000];
+pub(super) const NAMES: [&str; 6] = ["a", "b", "ü", "x y", "c.txt", "d.bin"];
+pub(super) const SIZES: [usize; 8] = [0, 1, 10, 100, 65_535, 65_536, 65_537, 200_000];
 
-fn name(random: &mut Random) -> String {
+pub(super) fn name(random: &mut Random) -> String {
     let depth = 1 + random.below(3);
     let parts = (0..depth).flat_map(|_| ["/", NAMES[random.below(NAMES.len())]]);
     parts.collect()
