@@ -303,17 +303,17 @@ const commands = {
     archives.reseed(seed)
     const drive = new Hyperdrive(store.namespace(name))
     await drive.ready()
-    await archives.fill(drive)
+    const middle = await archives.fill(drive)
     drives.set(name, drive)
-    return { key: b4a.toString(drive.key, 'hex'), ...(await archives.describe(drive)) }
+    return { key: b4a.toString(drive.key, 'hex'), ...(await archives.describe(drive, middle)) }
   },
 
-  async readDrive({ name, key, version }) {
+  async readDrive({ name, key, version, middle }) {
     const drive = new Hyperdrive(store, b4a.from(key, 'hex'))
     await drive.ready()
     drives.set(name, drive)
     await until(async () => drive.version >= version || ((await drive.update()), drive.version >= version), 'version ' + version)
-    return archives.describe(drive)
+    return archives.describe(drive, middle)
   },
 
   async truncate({ name, length }) {
