@@ -198,7 +198,8 @@ const commands = {
   // What a core is, with the hash of its tree.
   async state({ name }) {
     const core = cores.get(name)
-    const treeHash = core.length ? b4a.toString(await core.treeHash(), 'hex') : null
+    // Not `treeHash`, which waits for the last block.
+    const treeHash = core.length ? b4a.toString(await Hypercore.treeHashFromStorage(core), 'hex') : null
     return { ...describe(core), treeHash }
   },
 
@@ -260,7 +261,7 @@ const commands = {
     const core = cores.get(name)
     const bee = new Hyperbee(core, { extension: false })
     await bee.ready()
-    const cas = (prev, next) => !b4a.equals(prev.value, next.value)
+    const cas = (prev, next) => !b4a.equals(prev.value, b4a.from(next.value))
     for (const [op, key, value] of ops) {
       if (op === 'put') await bee.put(key, value)
       else if (op === 'putIf') await bee.put(key, value, { cas })
