@@ -12,7 +12,6 @@ mod head_state;
 mod prove;
 mod reorg;
 mod seek;
-mod segments;
 mod verify;
 mod verify_blocks;
 
@@ -34,7 +33,6 @@ pub use head_state::{AdoptError, HeadState, HeadStateError};
 pub use prove::ProveError;
 pub use reorg::{Reorg, ReorgWant};
 pub use seek::SeekResult;
-pub use segments::CoreSegmentError;
 pub use verify::{Applied, VerifyError};
 pub use verify_blocks::BlockResults;
 
