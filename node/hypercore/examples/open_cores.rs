@@ -40,7 +40,7 @@ fn arguments() -> Result<Arguments, String> {
         match word.as_str() {
             "--cores" => arguments.cores = value()?.parse().map_err(|error| format!("--cores: {error}"))?,
             "--blocks" => {
-                arguments.blocks = value()?.parse().map_err(|error| format!("--blocks: {error}"))?
+                arguments.blocks = value()?.parse().map_err(|error| format!("--blocks: {error}"))?;
             }
             "--dir" => arguments.dir = value()?.into(),
             "--json" => arguments.json = true,

@@ -27,12 +27,16 @@ fn resident_kibibytes() -> u64 {
     line.unwrap().trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+/// What is counted is counted for the whole process.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 #[tokio::test]
 async fn hundreds_of_cores_with_unsynced_bytes_keep_few_descriptors_open() {
+    let _alone = ALONE.lock().await;
     let dir = directory();
     let disk = DiskOptions {
         durability: Durability::Unsynced,
@@ -68,6 +72,7 @@ async fn hundreds_of_cores_with_unsynced_bytes_keep_few_descriptors_open() {
 
 #[tokio::test]
 async fn a_core_that_is_found_in_the_store_and_kept_open_costs_little_memory() {
+    let _alone = ALONE.lock().await;
     let dir = directory();
     let config = CorestoreConfig {
         disk: DiskOptions {

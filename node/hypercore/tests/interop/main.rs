@@ -6,3 +6,4 @@
 mod peer;
 mod reading;
 mod serving;
+mod signing;
