@@ -57,6 +57,11 @@ pub struct PersonalCloudSpec {
     /// Where blocks are backed up. Absent: nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupSpec>,
+    /// The owner's devices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub devices: Vec<DeviceSpec>,
     /// What happens to volumes and keys when this resource is deleted. `Retain` keeps them, and a cloud of the
     /// same name takes them up again.
     #[serde(default)]
@@ -73,6 +78,7 @@ impl Default for PersonalCloudSpec {
             storage: StorageSpec::default(),
             network: NetworkSpec::default(),
             backup: None,
+            devices: Vec::new(),
             deletion_policy: CloudDeletionPolicy::default(),
             paused: false,
         }
@@ -132,6 +138,12 @@ pub struct NetworkSpec {
     /// Announce this cloud's archives on the DHT unless an archive says otherwise. Off: private.
     #[serde(default)]
     pub announce: bool,
+    /// Be lasting nodes of the DHT: answer others, store their records, and be ones to start from.
+    #[serde(default)]
+    pub serve_dht: bool,
+    /// Whether and how replicas relay between peers that cannot reach each other.
+    #[serde(default)]
+    pub relay: RelaySpec,
 }
 
 impl Default for NetworkSpec {
@@ -141,8 +153,59 @@ impl Default for NetworkSpec {
             expose: Expose::default(),
             bootstrap: Vec::new(),
             announce: false,
+            serve_dht: false,
+            relay: RelaySpec::default(),
         }
     }
+}
+
+/// Blind relaying: replicas forward packets that they cannot read. `spec.devices` may use it, and whoever talks to them.
+#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RelaySpec {
+    /// Relay. Off by default: it makes the replicas findable by their relay keys.
+    #[serde(default)]
+    pub enabled: bool,
+    /// Let everybody use it, and not only this cloud's devices.
+    #[serde(default)]
+    pub open: bool,
+    /// Bytes that each replica forwards per second at most, as a Kubernetes quantity. Absent: as many as it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))")
+        .message("spec.network.relay.maxBytesPerSecond must be a quantity above zero, such as 10Mi"))]
+    pub max_bytes_per_second: Option<String>,
+    /// Links that each replica carries at a time.
+    #[serde(default = "relay_sessions")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub max_sessions: i32,
+}
+
+impl Default for RelaySpec {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            open: false,
+            max_bytes_per_second: None,
+            max_sessions: relay_sessions(),
+        }
+    }
+}
+
+/// One of the owner's devices.
+#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceSpec {
+    /// What the owner calls it.
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')")
+        .message("spec.devices.name must be lower-case letters, digits and dashes"))]
+    pub name: String,
+    /// Its public key on the swarm, 64 hex digits.
+    #[schemars(length(min = 64, max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9a-fA-F]{64}$')")
+        .message("spec.devices.publicKey must be 64 hex digits"))]
+    pub public_key: String,
 }
 
 /// How the swarm's port is reached from outside the cluster.
@@ -246,6 +309,9 @@ pub struct PersonalCloudStatus {
     /// How long the oldest block without a backup waits, as of the slowest replica; absent without backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durable_lag: Option<String>,
+    /// Keys of the replicas' relays, 64 hex digits: what a device gives as `relayThrough`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relay_keys: Vec<String>,
     /// When the last object was shipped, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_backup_time: Option<String>,
@@ -263,6 +329,9 @@ fn ten_gi() -> String {
 }
 fn swarm_port() -> i32 {
     49737
+}
+fn relay_sessions() -> i32 {
+    64
 }
 fn five_seconds() -> String {
     "5s".into()

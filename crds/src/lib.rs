@@ -18,8 +18,8 @@ pub use archive::{
     DatArchiveStatus, SyncMode, SyncSpec,
 };
 pub use cloud::{
-    BackupSpec, CloudDeletionPolicy, Expose, NetworkSpec, PersonalCloud, PersonalCloudSpec,
-    PersonalCloudStatus, S3Spec, StorageSpec,
+    BackupSpec, CloudDeletionPolicy, DeviceSpec, Expose, NetworkSpec, PersonalCloud, PersonalCloudSpec,
+    PersonalCloudStatus, RelaySpec, S3Spec, StorageSpec,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

@@ -152,6 +152,18 @@ fn wrong_network_and_backup_fields_are_named() {
         ),
         (json!({"network": {"port": 8443}}), "spec.network.port"),
         (
+            json!({"network": {"relay": {"maxBytesPerSecond": "fast"}}}),
+            "spec.network.relay.maxBytesPerSecond",
+        ),
+        (
+            json!({"devices": [{"name": "Phone!", "publicKey": HEX}]}),
+            "spec.devices.name",
+        ),
+        (
+            json!({"devices": [{"name": "phone", "publicKey": HEX.replace('0', "g")}]}),
+            "spec.devices.publicKey",
+        ),
+        (
             json!({"backup": {"s3": {"bucket": "Bad_Name"}}}),
             "spec.backup.s3.bucket",
         ),
@@ -172,7 +184,9 @@ fn wrong_network_and_backup_fields_are_named() {
         assert!(error.contains(field), "{field}: {error}");
     }
     validate_cel(&cloud("ada", json!({
-        "network": {"bootstrap": ["10.0.0.1:49737", "dht.example.org:49737"], "port": 49737},
+        "network": {"bootstrap": ["10.0.0.1:49737", "dht.example.org:49737"], "port": 49737,
+            "serveDht": true, "relay": {"enabled": true, "maxBytesPerSecond": "10Mi", "maxSessions": 64}},
+        "devices": [{"name": "phone", "publicKey": HEX}],
         "backup": {"s3": {"bucket": "good.name", "prefix": "a/b", "endpoint": "http://10.0.0.1:4566"}, "maxLag": "500ms"}})))
     .unwrap();
 }
@@ -234,8 +248,8 @@ fn the_definitions_outlive_the_chart_and_have_their_subresources() {
     assert_eq!(yaml.matches("helm.sh/resource-policy: keep").count(), 2);
     assert_eq!(
         yaml.matches("x-kubernetes-list-map-keys:").count(),
-        2,
-        "conditions merge by type"
+        3,
+        "conditions merge by type, and devices by name"
     );
     assert!(!yaml.contains("{{"), "the chart would read this as a template");
     for definition in cumulet_crds::definitions() {

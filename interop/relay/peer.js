@@ -3,9 +3,12 @@
 const readline = require('readline')
 const DHT = require('hyperdht')
 const blind = require('blind-relay')
+const Holepuncher = require('hyperdht/lib/holepuncher')
 const createTestnet = require('hyperdht/testnet')
 
 const HOST = '127.0.0.1'
+// As over a long way, where a relay is faster than a punch, milliseconds.
+const LONG_WAY = 1500
 const kept = new Map()
 let nextHandle = 1
 
@@ -28,6 +31,16 @@ function createNode ({ bootstrap, firewalled }) {
 
 function key (hex) {
   return hex ? Buffer.from(hex, 'hex') : null
+}
+
+// A server's fresh socket answers the first probe at once, which on loopback always arrives.
+function makePunchesLate () {
+  const answer = Holepuncher.prototype._onholepunchmessage
+  Holepuncher.prototype._onholepunchmessage = function (...message) {
+    setTimeout(() => {
+      if (!this.destroyed) answer.apply(this, message)
+    }, LONG_WAY)
+  }
 }
 
 function received (node) {
@@ -101,12 +114,12 @@ const commands = {
       socket.on('end', () => socket.end())
     })
     if (args.late) {
-      // As over a long way: the relay is faster than the punch.
       const answer = server._onpeerholepunch.bind(server)
       server._onpeerholepunch = async (...message) => {
-        await new Promise((resolve) => setTimeout(resolve, 700))
+        await new Promise((resolve) => setTimeout(resolve, LONG_WAY))
         return answer(...message)
       }
+      makePunchesLate()
     }
     await server.listen()
     const handle = keep({ close: () => node.destroy(), stats: () => ({ ...node.stats.relaying, received: received(node) }) })

@@ -61,16 +61,16 @@ fn check_vectors(dir: &Path) -> anyhow::Result<bool> {
     Ok(report.failures.is_empty())
 }
 
+/// A seed that is short enough to be typed again.
+fn drawn_seed() -> anyhow::Result<u64> {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("failed to draw a seed: {error}"))?;
+    Ok(u32::from_le_bytes(bytes).into())
+}
+
 /// Whether all passed, and something was run. The seed stands first and last but one, the count last.
 fn run_matrix(seed: Option<u64>, size: Size, only: Option<String>) -> anyhow::Result<bool> {
-    let seed = match seed {
-        Some(seed) => seed,
-        None => {
-            let mut bytes = [0; 4];
-            getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("failed to draw a seed: {error}"))?;
-            u32::from_le_bytes(bytes).into()
-        }
-    };
+    let seed = seed.map_or_else(drawn_seed, Ok)?;
     println!("seed {seed}");
     let options = matrix::Options { seed, size, only };
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -148,6 +148,9 @@ pub struct NodeStatus {
     pub version: String,
     /// The node's public key on the swarm, 64 hex digits.
     pub public_key: String,
+    /// Key of the node's relay, 64 hex digits: what a peer gives as `relayThrough`. Absent if it does not relay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay_public_key: Option<String>,
     /// Connections open.
     pub peers: u32,
     /// Bytes of blocks held.

@@ -97,9 +97,13 @@ pub(crate) enum Command {
     },
     /// Prints a completion script for a shell.
     #[command(
-        after_help = "Example:\n  cumulet completion bash > ~/.local/share/bash-completion/completions/cumulet"
+        alias = "completion",
+        after_help = "Examples:
+  cumulet completions bash > ~/.local/share/bash-completion/completions/cumulet
+  cumulet completions zsh > ~/.zfunc/_cumulet
+  cumulet completions fish > ~/.config/fish/completions/cumulet.fish"
     )]
-    Completion {
+    Completions {
         /// For which shell.
         shell: Shell,
     },
@@ -113,7 +117,7 @@ pub(crate) enum Command {
 }
 
 /// Prints a completion script.
-pub(crate) fn completion(shell: Shell) -> Result {
+pub(crate) fn completions(shell: Shell) -> Result {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "cumulet", &mut script);
     std::io::Write::write_all(&mut std::io::stdout(), &script).context("failed to write to stdout")
@@ -134,15 +138,29 @@ mod tests {
         let mut command = Cli::command();
         command.clone().debug_assert();
         command.build();
-        for group in command.get_subcommands_mut() {
-            for command in group.get_subcommands_mut() {
+        let mut shown = 0;
+        // The `help` commands, one per group, only show what the others say.
+        let is_help = |command: &clap::Command| command.get_name() == "help";
+        for group in command.get_subcommands_mut().filter(|command| !is_help(command)) {
+            let own = group.render_long_help().to_string();
+            let mut commands = group
+                .get_subcommands_mut()
+                .filter(|command| !is_help(command))
+                .peekable();
+            assert!(
+                commands.peek().is_some() || own.contains("Example"),
+                "{own} shows no example"
+            );
+            for command in commands {
                 let help = command.render_long_help().to_string();
-                let name = command.get_name();
                 assert!(
-                    name == "help" || help.contains("Example"),
-                    "{name} shows no example"
+                    help.contains("Example"),
+                    "{} shows no example",
+                    command.get_name()
                 );
+                shown += 1;
             }
         }
+        assert!(shown > 20, "{shown} commands");
     }
 }

@@ -75,7 +75,7 @@ fn tell(failure: &Failure, json: bool) {
 
 fn start(cli: Cli) -> Result {
     let command = match cli.command {
-        Command::Completion { shell } => return cli::completion(shell),
+        Command::Completions { shell } => return cli::completions(shell),
         Command::Man { directory } => return cli::man(&directory),
         Command::Keygen { file } => {
             secrets::make(&file)?;
@@ -111,7 +111,7 @@ async fn dispatch(session: &mut Session, command: Command) -> Result {
         Command::Core(command) => core::run(session, command).await,
         Command::Bee(command) => bee::run(session, command).await,
         Command::Drive(command) => drive::run(session, command).await,
-        Command::Completion { .. } | Command::Man { .. } | Command::Keygen { .. } => Ok(()),
+        Command::Completions { .. } | Command::Man { .. } | Command::Keygen { .. } => Ok(()),
     }
 }
 

@@ -265,7 +265,7 @@ fn an_interrupted_append_keeps_the_lines_that_came() {
 fn completions_and_manual_pages_are_made() {
     let user = User::new();
     for shell in ["bash", "zsh", "fish"] {
-        let script = user.ok(&["completion", shell]);
+        let script = user.ok(&["completions", shell]);
         assert!(
             script.contains("cumulet") && script.contains("truncate"),
             "{shell}"

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use cumulet_api::{ArchiveSpec, ArchiveStatus, ArchiveType, Condition, ConditionStatus, SyncMode};
-use cumulet_hyperbee::Bee;
+use cumulet_hyperbee::{Bee, BeeCache};
 use cumulet_hypercore::corestore::{CoreHandle, CoreState, Corestore, Download};
 use cumulet_hypercore::crypto::discovery_key;
 use cumulet_hyperdrive::Drive;
@@ -22,8 +22,15 @@ use tracing::{debug, info, warn};
 use crate::backup::{Backup, BackupState};
 use crate::pins::Key;
 
-/// How long to wait before an archive is looked at again when nothing happens: peers come without telling.
+/// How long to wait before an archive is looked at again when nothing happens: peers come without telling, and the blocks
+/// of its files as well.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// The same for an archive that has all that is wanted: a change of its own core says when there is more. Thousands of
+/// archives at rest must not wake the machine all the time.
+const REST: Duration = Duration::from_mins(1);
+/// What an archive keeps of its tree, for the gateway and for itself: some thousand names. Bounds the memory of a node that
+/// serves many archives; one that nobody reads keeps next to nothing.
+const TREE_CACHE_BYTES: usize = 1 << 20;
 /// How long to wait before a core that can't be opened is tried again: somebody may have mended the disk.
 const OPEN_AGAIN: Duration = Duration::from_secs(10);
 
@@ -46,6 +53,8 @@ pub struct Archive {
     key: Key,
     /// The archive's own core, once it is restored and open.
     core: OnceLock<CoreHandle>,
+    /// Nodes of its tree, shared by all that reads it.
+    tree: BeeCache,
     spec: watch::Sender<ArchiveSpec>,
     seen: RwLock<Seen>,
 }
@@ -89,6 +98,7 @@ impl Archive {
         Self {
             key,
             core: OnceLock::new(),
+            tree: BeeCache::new(TREE_CACHE_BYTES),
             spec: watch::Sender::new(spec),
             seen: RwLock::new(seen),
         }
@@ -102,6 +112,11 @@ impl Archive {
     /// The archive's own core, once it is restored and open.
     pub fn core(&self) -> Option<&CoreHandle> {
         self.core.get()
+    }
+
+    /// The archive's own core read as a bee, which it is unless [`Archive::contents`] says otherwise.
+    pub fn bee(&self, core: &CoreHandle) -> Bee<CoreHandle> {
+        Bee::with_cache(core.clone(), self.tree.clone())
     }
 
     /// The pin.
@@ -167,15 +182,18 @@ impl Archive {
         loop {
             let now = spec.borrow_and_update().clone();
             wishes.topic(core, now.announce, &around.swarm).await;
+            let was_complete = self.is_complete(&now);
             let looked = self.look(core, &now, &mut wishes, &around).await;
             if let Err(problem) = &looked {
                 debug!(%problem, "archive");
             }
+            // Complete before the look as well: what is to be done once all is there, as mending a backup, is done.
+            let rests = was_complete && looked.is_ok() && self.is_complete(&now);
             self.write(|seen| seen.problem = looked.err());
             tokio::select! {
                 changed = state.changed() => if changed.is_err() { return },
                 changed = spec.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = tokio::time::sleep(if rests { REST } else { LOOK_AGAIN }) => {}
             }
         }
     }
@@ -248,7 +266,7 @@ impl Archive {
         if core.state().length == 0 {
             return Ok(Contents::Unknown);
         }
-        let bee = Bee::new(core.clone());
+        let bee = self.bee(core);
         let header = match bee.header().await {
             Ok(header) => header,
             Err(error)
@@ -296,7 +314,7 @@ impl Archive {
         if wishes.planned.as_ref() == Some(&planned) {
             return Ok(());
         }
-        let drive = Drive::new(&Bee::new(core.clone()), blobs.clone());
+        let drive = Drive::new(&self.bee(core), blobs.clone());
         let mut plan = drive.plan(&selection).await.map_err(|error| error.to_string())?;
         let length = blobs.state().length;
         if length > 0 {

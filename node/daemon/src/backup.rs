@@ -15,9 +15,7 @@ use cumulet_backup::restore::{RestoreError, RestoreProgress, Restorer, Until};
 use cumulet_backup::retry::Patience;
 use cumulet_backup::sealing::ContentKey;
 use cumulet_backup::ship::{ShipConfig, Shipper};
-use cumulet_backup::store::file::FileStore;
-use cumulet_backup::store::s3::{S3Config, S3Store};
-use cumulet_backup::store::{ObjectStore, StoreError};
+use cumulet_backup::store::{self, ObjectStore, S3Access, StoreError};
 use cumulet_hypercore::core::Core;
 use cumulet_hypercore::corestore::{BoxedCore, Claim, CoreHandle, Corestore, CorestoreError};
 use cumulet_hypercore::crypto::{Hash, Key, discovery_key};
@@ -354,31 +352,27 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
+/// The store of the configuration. Credentials come from the environment only: what is in a file or on a command line is read by others.
 fn open(config: &Config) -> Result<Arc<dyn ObjectStore>, BackupError> {
-    let url = config.backup_url.clone();
-    let failed = |source| BackupError::Open {
+    let variable = |variable: &'static str| std::env::var(variable).ok();
+    let (access_key, secret_key) = (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"));
+    if config.backup_url.starts_with("s3://") && (access_key.is_none() || secret_key.is_none()) {
+        let variable = access_key.map_or("AWS_ACCESS_KEY_ID", |_| "AWS_SECRET_ACCESS_KEY");
+        return Err(BackupError::Credentials {
+            url: config.backup_url.clone(),
+            variable,
+        });
+    }
+    let access = S3Access {
+        endpoint: config.s3_endpoint.clone(),
+        region: config.s3_region.clone(),
+        force_path_style: config.s3_force_path_style,
+        access_key,
+        secret_key: secret_key.map(Into::into),
+        session_token: variable("AWS_SESSION_TOKEN").map(Into::into),
+    };
+    store::open(&config.backup_url, access).map_err(|source| BackupError::Open {
         url: config.backup_url.clone(),
         source: Box::new(source),
-    };
-    let Some(rest) = url.strip_prefix("s3://") else {
-        return Ok(Arc::new(FileStore::from_url(&url).map_err(failed)?));
-    };
-    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    let variable = |variable: &'static str| {
-        std::env::var(variable).map_err(|_| BackupError::Credentials {
-            url: url.clone(),
-            variable,
-        })
-    };
-    let s3 = S3Config {
-        bucket: bucket.to_owned(),
-        prefix: prefix.to_owned(),
-        endpoint: config.s3_endpoint.clone(),
-        region: config.s3_region.clone().unwrap_or_else(|| "us-east-1".to_owned()),
-        force_path_style: config.s3_force_path_style,
-        access_key: variable("AWS_ACCESS_KEY_ID")?,
-        secret_key: variable("AWS_SECRET_ACCESS_KEY")?.into(),
-        session_token: std::env::var("AWS_SESSION_TOKEN").ok().map(Into::into),
-    };
-    Ok(Arc::new(S3Store::new(s3).map_err(failed)?))
+    })
 }

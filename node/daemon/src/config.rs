@@ -14,6 +14,8 @@ use serde::Deserialize;
 pub const DEFAULT_SWARM_PORT: u16 = 49737;
 /// Default recovery point objective: how long a verified block may wait for its backup.
 pub const DEFAULT_MAX_LAG: Duration = Duration::from_secs(5);
+/// Default number of links that a relay carries at a time. Each has two streams of some kilobytes.
+pub const DEFAULT_RELAY_LINKS: u32 = 64;
 
 /// What a person may set, all optional; see the module for where it comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, clap::Args)]
@@ -42,6 +44,27 @@ pub struct Options {
         value_delimiter = ','
     )]
     pub bootstrap: Vec<String>,
+    /// Be a lasting node of the DHT: answer others, store their records, and be one to start from.
+    #[arg(long, env = "CUMULET_SERVE_DHT", num_args = 0..=1, default_missing_value = "true")]
+    pub serve_dht: Option<bool>,
+    /// IPv4 address by which everybody reaches the swarm port, where that is known beforehand; otherwise it is found out.
+    #[arg(long, env = "CUMULET_PUBLIC_HOST", value_name = "ADDRESS")]
+    pub public_host: Option<Ipv4Addr>,
+    /// Forward the encrypted packets of peers that can't reach each other, as a blind relay.
+    #[arg(long, env = "CUMULET_RELAY", num_args = 0..=1, default_missing_value = "true")]
+    pub relay: Option<bool>,
+    /// Public key (64 hex digits) that may use the relay, beside this cloud's own; may be given more than once.
+    #[arg(long, env = "CUMULET_RELAY_MEMBER", value_name = "KEY", value_delimiter = ',')]
+    pub relay_member: Vec<String>,
+    /// Let everybody use the relay.
+    #[arg(long, env = "CUMULET_RELAY_OPEN", num_args = 0..=1, default_missing_value = "true")]
+    pub relay_open: Option<bool>,
+    /// Bytes that the relay forwards per second at most, all links together; none means as many as the machine can.
+    #[arg(long, env = "CUMULET_RELAY_MAX_BYTES_PER_SECOND", value_name = "BYTES")]
+    pub relay_max_bytes_per_second: Option<u64>,
+    /// Links that the relay carries at a time.
+    #[arg(long, env = "CUMULET_RELAY_MAX_SESSIONS", value_name = "NUMBER")]
+    pub relay_max_sessions: Option<u32>,
     /// Where the REST API listens.
     #[arg(long, env = "CUMULET_API_LISTEN", value_name = "ADDR")]
     pub api_listen: Option<SocketAddr>,
@@ -144,6 +167,19 @@ pub struct ReplicaPeer {
     pub address: String,
 }
 
+/// Who may use the node as a relay, and how much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayConfig {
+    /// Public keys of members, beside the cloud's own. A member may have links with anybody.
+    pub members: Vec<[u8; 32]>,
+    /// Everybody is a member.
+    pub open: bool,
+    /// Bytes forwarded per second, all links and both directions together; `None`: as many as the machine can.
+    pub max_bytes_per_second: Option<u64>,
+    /// Links at a time.
+    pub max_links: usize,
+}
+
 /// How the API proves who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
@@ -181,6 +217,12 @@ pub struct Config {
     pub swarm_port: u16,
     /// DHT nodes to start from; empty means the public DHT.
     pub bootstrap: Vec<String>,
+    /// Whether the node is a lasting node of the DHT.
+    pub serve_dht: bool,
+    /// Where everybody reaches the swarm port, if that is known.
+    pub public_host: Option<Ipv4Addr>,
+    /// How it relays, if it does.
+    pub relay: Option<RelayConfig>,
     /// Where the REST API listens.
     pub api_listen: SocketAddr,
     /// File with the API's bearer token.
@@ -239,6 +281,15 @@ impl Options {
             announce: self.announce.or(lower.announce),
             swarm_port: self.swarm_port.or(lower.swarm_port),
             bootstrap: list(self.bootstrap, lower.bootstrap),
+            serve_dht: self.serve_dht.or(lower.serve_dht),
+            public_host: self.public_host.or(lower.public_host),
+            relay: self.relay.or(lower.relay),
+            relay_member: list(self.relay_member, lower.relay_member),
+            relay_open: self.relay_open.or(lower.relay_open),
+            relay_max_bytes_per_second: self
+                .relay_max_bytes_per_second
+                .or(lower.relay_max_bytes_per_second),
+            relay_max_sessions: self.relay_max_sessions.or(lower.relay_max_sessions),
             api_listen: self.api_listen.or(lower.api_listen),
             api_token_file: self.api_token_file.or(lower.api_token_file),
             api_tls_cert_file: self.api_tls_cert_file.or(lower.api_tls_cert_file),
@@ -269,6 +320,7 @@ impl Options {
         let api_listen = self.api_listen.unwrap_or_else(|| loopback(8443));
         let api_tls = self.tls(api_listen)?;
         let device_seed = self.device_seed(&data_dir)?;
+        let relay = self.relay()?;
         let replicas = self
             .replicas_peers
             .iter()
@@ -303,6 +355,9 @@ impl Options {
                 .into_iter()
                 .filter(|host| !host.is_empty())
                 .collect(),
+            serve_dht: self.serve_dht.unwrap_or(false),
+            public_host: self.public_host,
+            relay,
             api_listen,
             make_api_token: self.api_token_file.is_none(),
             api_token_file: self.api_token_file.unwrap_or_else(|| data_dir.join("api.token")),
@@ -322,6 +377,37 @@ impl Options {
             backup_max_lag: max_lag,
             data_dir,
         })
+    }
+
+    fn relay(&self) -> Result<Option<RelayConfig>, ConfigError> {
+        if !self.relay.unwrap_or(false) {
+            return Ok(None);
+        }
+        let members = self.relay_member.iter().filter(|text| !text.is_empty());
+        let members = members
+            .map(|text| {
+                parse_public_key(text).ok_or_else(|| {
+                    field(
+                        "relay-member",
+                        format!("{text:?} is no public key: write 64 hex digits"),
+                    )
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        for (name, limit) in [
+            ("relay-max-bytes-per-second", self.relay_max_bytes_per_second),
+            ("relay-max-sessions", self.relay_max_sessions.map(u64::from)),
+        ] {
+            if limit == Some(0) {
+                return Err(field(name, "is 0; leave out `relay` to relay nothing"));
+            }
+        }
+        Ok(Some(RelayConfig {
+            members,
+            open: self.relay_open.unwrap_or(false),
+            max_bytes_per_second: self.relay_max_bytes_per_second,
+            max_links: self.relay_max_sessions.unwrap_or(DEFAULT_RELAY_LINKS) as usize,
+        }))
     }
 
     fn tls(&self, listen: SocketAddr) -> Result<Option<TlsFiles>, ConfigError> {
@@ -362,6 +448,12 @@ impl Options {
     }
 }
 
+fn parse_public_key(text: &str) -> Option<[u8; 32]> {
+    let mut public_key = [0; 32];
+    hex::decode_to_slice(text, &mut public_key).ok()?;
+    Some(public_key)
+}
+
 fn parse_replica(text: &str) -> Result<ReplicaPeer, ConfigError> {
     let wrong = || {
         field(
@@ -370,8 +462,7 @@ fn parse_replica(text: &str) -> Result<ReplicaPeer, ConfigError> {
         )
     };
     let (key, address) = text.split_once('@').ok_or_else(wrong)?;
-    let mut public_key = [0; 32];
-    hex::decode_to_slice(key, &mut public_key).map_err(|_| wrong())?;
+    let public_key = parse_public_key(key).ok_or_else(wrong)?;
     let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
     if host.is_empty() || port.parse::<u16>().is_err() {
         return Err(wrong());
@@ -468,6 +559,36 @@ mod tests {
             ..minimal()
         };
         assert!(options.check().unwrap_err().to_string().contains("host:port"));
+    }
+
+    #[test]
+    fn a_relay_has_members_and_limits_and_refuses_what_is_no_key() {
+        assert_eq!(minimal().check().unwrap().relay, None);
+        let options = |member: &str| Options {
+            relay: Some(true),
+            relay_member: vec![member.to_owned()],
+            relay_max_bytes_per_second: Some(1 << 20),
+            ..minimal()
+        };
+        let relay = options(&"ab".repeat(32)).check().unwrap().relay.unwrap();
+        assert_eq!((relay.members, relay.open), (vec![[0xab; 32]], false));
+        assert_eq!((relay.max_bytes_per_second, relay.max_links), (Some(1 << 20), 64));
+        let error = options("phone").check().unwrap_err().to_string();
+        assert!(
+            error.starts_with("relay-member:") && error.contains("64 hex"),
+            "{error}"
+        );
+        let nothing = Options {
+            relay_max_sessions: Some(0),
+            ..options(&"ab".repeat(32))
+        };
+        assert!(
+            nothing
+                .check()
+                .unwrap_err()
+                .to_string()
+                .starts_with("relay-max-sessions:")
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use cumulet_hypercore::storage::DiskOptions;
 use cumulet_hyperdht::{Dht, DhtConfig};
 use cumulet_hyperdrive::plan::Selection;
 use cumulet_hyperswarm::{Connection, Swarm, SwarmConfig, SwarmLimits};
+use cumulet_relay::blind_relay::Counters;
 use cumulet_secret_stream::noise::KeyPair;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,8 +26,10 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::archive::{Archive, Surroundings, short};
 use crate::backup::{Backup, BackupError};
-use crate::config::{Config, DeviceSeed, ReplicaPeer};
+use crate::config::{Config, DeviceSeed, RelayConfig, ReplicaPeer};
+use crate::known_nodes;
 use crate::pins::{Key, PinError, PinStore};
+use crate::relay::RelayService;
 use crate::secrets::{self, SecretError};
 
 /// How often the addresses of the cloud's other replicas are looked up: a pod that was made anew has another one.
@@ -67,6 +71,12 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
+    /// The relay can't be reached.
+    #[error("failed to start the relay: {reason}")]
+    Relay {
+        /// Why.
+        reason: String,
+    },
     /// The backup store can't be used at all.
     #[error(transparent)]
     Backup(#[from] BackupError),
@@ -100,6 +110,7 @@ pub struct Node {
     store: Corestore,
     dht: Dht,
     swarm: Swarm,
+    relay: Option<RelayService>,
     backup: Arc<Backup>,
     pins: PinStore,
     archives: RwLock<BTreeMap<Key, Pinned>>,
@@ -109,6 +120,7 @@ pub struct Node {
     cancel: CancellationToken,
     started: AtomicBool,
     damaged_pins: Vec<String>,
+    data_dir: PathBuf,
     /// Held while the process runs.
     _lock: std::fs::File,
 }
@@ -135,15 +147,7 @@ impl Node {
             DeviceSeed::File(path) => secrets::read_key(path)?,
             DeviceSeed::MadeOnce(path) => secrets::read_or_make_key(path)?.0,
         };
-        let content_key = if config.make_content_key {
-            let (key, made) = secrets::read_or_make_key(&config.content_key_file)?;
-            if made {
-                warn!(file = %config.content_key_file.display(), "made a content key: keep a copy, the backup can't be read without it");
-            }
-            key
-        } else {
-            secrets::read_key(&config.content_key_file)?
-        };
+        let content_key = content_key(config)?;
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         // Sealed segments are encrypted as in the backup, so that backing up and restoring copy files.
         let disk = DiskOptions {
@@ -157,6 +161,10 @@ impl Node {
         let store = Corestore::open(&config.data_dir.join("cores"), store_config)?;
         let backup = Backup::start(config, content_key, tasks.clone(), cancel.clone())?;
         let (dht, swarm) = start_swarm(config, &seed, &tasks, &cancel).await?;
+        let relay = match &config.relay {
+            Some(relay) => Some(start_relay(config, relay, (&dht, &swarm), &seed, (&tasks, &cancel)).await?),
+            None => None,
+        };
         let pins = PinStore::open(&config.data_dir.join("pins"))?;
         let (known, damaged) = pins.load()?;
         for error in &damaged {
@@ -166,6 +174,7 @@ impl Node {
             store,
             dht,
             swarm,
+            relay,
             backup: Arc::new(backup),
             pins,
             archives: RwLock::default(),
@@ -174,9 +183,15 @@ impl Node {
             cancel,
             started: AtomicBool::new(false),
             damaged_pins: damaged.iter().map(ToString::to_string).collect(),
+            data_dir: config.data_dir.clone(),
             _lock: lock,
         });
         node.tasks.spawn(Arc::clone(&node).accept_connections());
+        node.tasks.spawn(known_nodes::keep(
+            node.dht.clone(),
+            config.data_dir.clone(),
+            node.cancel.clone(),
+        ));
         for replica in config
             .replicas
             .iter()
@@ -194,6 +209,11 @@ impl Node {
     /// Our public key on the swarm.
     pub fn public_key(&self) -> &[u8; 32] {
         self.swarm.public_key()
+    }
+
+    /// What the relay has done, if the node is one.
+    pub fn relay_counters(&self) -> Option<Counters> {
+        self.relay.as_ref().map(RelayService::counters)
     }
 
     /// Why the node isn't ready to be used, if it isn't.
@@ -320,6 +340,7 @@ impl Node {
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").into(),
             public_key: hex::encode(self.public_key()),
+            relay_public_key: self.relay.as_ref().map(|relay| hex::encode(relay.public_key())),
             peers: u32::try_from(stats.client_connections + stats.server_connections).unwrap_or(u32::MAX),
             bytes_stored: archives.iter().map(|archive| archive.stored_bytes).sum(),
             archives: archives.len() as u32,
@@ -388,7 +409,16 @@ impl Node {
     /// Stops everything: withdraws announcements, ships what waits for its backup, syncs and closes the cores. Bounded.
     pub async fn shutdown(&self) {
         let goodbyes = async {
-            self.backup.flush().await;
+            let relay = async {
+                if let Some(relay) = &self.relay {
+                    relay.drain().await;
+                }
+            };
+            tokio::join!(
+                self.backup.flush(),
+                relay,
+                known_nodes::write(&self.dht, &self.data_dir)
+            );
             self.swarm.shutdown().await;
             self.dht.close().await;
         };
@@ -404,6 +434,18 @@ impl Node {
             warn!("some tasks did not end in time");
         }
     }
+}
+
+/// The key under which blocks are encrypted; made once where the configuration names none.
+fn content_key(config: &Config) -> Result<[u8; 32], SecretError> {
+    if !config.make_content_key {
+        return secrets::read_key(&config.content_key_file);
+    }
+    let (key, made) = secrets::read_or_make_key(&config.content_key_file)?;
+    if made {
+        warn!(file = %config.content_key_file.display(), "made a content key: keep a copy, the backup can't be read without it");
+    }
+    Ok(key)
 }
 
 async fn start_swarm(
@@ -425,7 +467,14 @@ async fn start_swarm(
         bind: Ipv4Addr::UNSPECIFIED,
         port: config.swarm_port,
         bootstrap,
-        ephemeral: Some(true),
+        known_nodes: known_nodes::read(&config.data_dir),
+        public_address: config
+            .public_host
+            .map(|host| SocketAddrV4::new(host, config.swarm_port)),
+        // Towards relays we are who we are on the swarm: they may know their members.
+        key_pair: Some(KeyPair::from_seed(*seed)),
+        // Asked for, it is one from the first moment; otherwise never: a pod's address is not for others to remember.
+        ephemeral: Some(!config.serve_dht),
         ..DhtConfig::default()
     };
     let dht = Dht::spawn(dht, tasks, cancel.clone())
@@ -444,6 +493,24 @@ async fn start_swarm(
             .map_err(|error| failed(error.to_string()))?;
     }
     Ok((dht, swarm))
+}
+
+async fn start_relay(
+    config: &Config,
+    relay: &RelayConfig,
+    (dht, swarm): (&Dht, &Swarm),
+    seed: &[u8; 32],
+    (tasks, cancel): (&TaskTracker, &CancellationToken),
+) -> Result<RelayService, StartError> {
+    let replicas = config.replicas.iter().map(|replica| replica.public_key);
+    let members = replicas
+        .chain([*swarm.public_key()])
+        .chain(relay.members.iter().copied());
+    let service = RelayService::start(dht, seed, members, relay, tasks, cancel)
+        .await
+        .map_err(|reason| StartError::Relay { reason })?;
+    info!(public_key = %hex::encode(service.public_key()), open = relay.open, "relaying");
+    Ok(service)
 }
 
 async fn serve(store: Corestore, connection: Connection, cancel: CancellationToken) {

@@ -9,7 +9,7 @@ use axum::Router;
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
 use cumulet_api::{ArchiveSpec, SyncMode, SyncSpec};
-use cumulet_hyperbee::{Bee, ErrorKind};
+use cumulet_hyperbee::ErrorKind;
 use cumulet_hypercore::corestore::CoreHandle;
 use cumulet_hyperdrive::Drive;
 use cumulet_hyperdrive::link::Link;
@@ -184,8 +184,8 @@ impl ArchiveSource for GatewaySource {
         let served = match archive.contents() {
             Contents::Unknown => return Err(SourceError(ErrorKind::Unavailable)),
             Contents::Core => gateway::Archive::Core(core),
-            Contents::Bee => gateway::Archive::Bee(Bee::new(core)),
-            Contents::Drive(blobs) => gateway::Archive::Drive(Drive::new(&Bee::new(core), blobs)),
+            Contents::Bee => gateway::Archive::Bee(archive.bee(&core)),
+            Contents::Drive(blobs) => gateway::Archive::Drive(Drive::new(&archive.bee(&core), blobs)),
         };
         Ok(Some(Served {
             key: *archive.key(),

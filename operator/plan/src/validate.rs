@@ -8,9 +8,10 @@ use crate::names::CloudNames;
 use crate::quantity::{ParseSizeError, Size};
 use cumulet_api::ArchiveSpec;
 use cumulet_crds::{
-    ArchiveDeletionPolicy, ArchiveType, BackupSpec, CloudDeletionPolicy, DatArchive, Expose, PersonalCloud,
-    S3Spec, SyncMode,
+    ArchiveDeletionPolicy, ArchiveType, BackupSpec, CloudDeletionPolicy, DatArchive, DeviceSpec, Expose,
+    PersonalCloud, RelaySpec, S3Spec, SyncMode,
 };
+use data_encoding::HEXLOWER;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use std::time::Duration;
@@ -41,12 +42,29 @@ pub struct Cloud {
     pub bootstrap: Vec<String>,
     /// Whether archives that do not say so are announced.
     pub announce: bool,
+    /// Whether the replicas are lasting nodes of the DHT.
+    pub serve_dht: bool,
+    /// How they relay, if they do.
+    pub relay: Option<Relay>,
     /// Where blocks are backed up.
     pub backup: Option<Backup>,
     /// What happens to volumes and keys at the end.
     pub deletion_policy: CloudDeletionPolicy,
     /// Hands off.
     pub paused: bool,
+}
+
+/// How replicas relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// Public keys, lower-case hex, of those who may use it beside the replicas, in the order of the spec.
+    pub members: Vec<String>,
+    /// Everybody may.
+    pub open: bool,
+    /// Bytes per second of each replica; `None`: as many as it can.
+    pub max_bytes_per_second: Option<u64>,
+    /// Links at a time of each replica.
+    pub max_sessions: u16,
 }
 
 /// Where a cloud's blocks are backed up.
@@ -116,6 +134,20 @@ pub enum ValidateError {
     /// No `host:port`.
     #[error("spec.network.bootstrap must be a list of host:port, not {0:?}")]
     Bootstrap(String),
+    /// No rate.
+    #[error("spec.network.relay.maxBytesPerSecond: {0}")]
+    RelayRate(ParseSizeError),
+    /// Out of range.
+    #[error("spec.network.relay.maxSessions must be 1 to {MAX_RELAY_SESSIONS}, not {0}")]
+    RelaySessions(i32),
+    /// No key.
+    #[error("spec.devices.publicKey of {name:?} must be 64 hex digits, not {key:?}")]
+    DeviceKey {
+        /// The device.
+        name: String,
+        /// What stands there.
+        key: String,
+    },
     /// No duration.
     #[error("spec.backup.maxLag must be a duration such as 5s, not {0:?}")]
     MaxLag(String),
@@ -137,6 +169,9 @@ pub enum ValidateError {
     #[error("spec.sync.include and spec.sync.exclude need spec.type Auto or Drive")]
     FilesOfNoDrive,
 }
+
+/// Most links that a replica relays at a time: each has two streams, and a Pi has 1 GiB or little more.
+pub const MAX_RELAY_SESSIONS: u16 = 4096;
 
 impl Cloud {
     /// Parses a cloud that was read from a cluster whose DNS domain is `cluster_domain`.
@@ -172,10 +207,41 @@ impl Cloud {
             expose: spec.network.expose,
             bootstrap: spec.network.bootstrap.clone(),
             announce: spec.network.announce,
+            serve_dht: spec.network.serve_dht,
+            relay: Relay::parse(&spec.network.relay, &spec.devices)?,
             backup,
             deletion_policy: spec.deletion_policy,
             paused: spec.paused,
         })
+    }
+}
+
+impl Relay {
+    fn parse(spec: &RelaySpec, devices: &[DeviceSpec]) -> Result<Option<Self>, ValidateError> {
+        let mut members = Vec::with_capacity(devices.len());
+        for device in devices {
+            let key = device.public_key.to_ascii_lowercase();
+            let is_key = key.len() == 64 && HEXLOWER.decode(key.as_bytes()).is_ok();
+            if !is_key {
+                return Err(ValidateError::DeviceKey {
+                    name: device.name.clone(),
+                    key: device.public_key.clone(),
+                });
+            }
+            members.push(key);
+        }
+        let rate = spec.max_bytes_per_second.as_deref().map(Size::parse).transpose();
+        let rate = rate.map_err(ValidateError::RelayRate)?;
+        let sessions = u16::try_from(spec.max_sessions)
+            .ok()
+            .filter(|sessions| (1..=MAX_RELAY_SESSIONS).contains(sessions))
+            .ok_or(ValidateError::RelaySessions(spec.max_sessions))?;
+        Ok(spec.enabled.then(|| Self {
+            members,
+            open: spec.open,
+            max_bytes_per_second: rate.map(|rate| u64::try_from(rate.bytes()).unwrap_or(u64::MAX)),
+            max_sessions: sessions,
+        }))
     }
 }
 
@@ -365,6 +431,23 @@ mod tests {
             (refuse(|c| c.spec.storage.size = "x".into()), "spec.storage.size"),
             (refuse(|c| c.spec.network.port = 9090), "spec.network.port"),
             (refuse(|c| c.spec.network.port = 80), "spec.network.port"),
+            (
+                refuse(|c| c.spec.network.relay.max_bytes_per_second = Some("0".into())),
+                "spec.network.relay.maxBytesPerSecond",
+            ),
+            (
+                refuse(|c| c.spec.network.relay.max_sessions = 0),
+                "spec.network.relay.maxSessions",
+            ),
+            (
+                refuse(|c| {
+                    c.spec.devices = vec![DeviceSpec {
+                        name: "phone".into(),
+                        public_key: "zz".into(),
+                    }];
+                }),
+                "spec.devices.publicKey",
+            ),
             (
                 refuse(|c| c.spec.network.bootstrap = vec!["a:0".into()]),
                 "spec.network.bootstrap",

@@ -189,9 +189,8 @@ const SIZES: [usize; 8] = [0, 1, 10, 100, 65_535, 65_536, 65_537, 200_000];
 
 fn name(random: &mut Random) -> String {
     let depth = 1 + random.below(3);
-    (0..depth)
-        .map(|_| format!("/{}", NAMES[random.below(NAMES.len())]))
-        .collect()
+    let parts = (0..depth).flat_map(|_| ["/", NAMES[random.below(NAMES.len())]]);
+    parts.collect()
 }
 
 fn data(random: &mut Random) -> Vec<u8> {

@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use cumulet_relay::blind_relay::Counters;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -41,6 +42,7 @@ async fn metrics(State(node): State<Arc<Node>>) -> Response {
     registry.register_collector(Box::new(Snapshot {
         node: node.status().await,
         archives: node.archives().await,
+        relay: node.relay_counters(),
     }));
     let mut body = String::new();
     if text::encode(&mut body, &registry).is_err() {
@@ -64,6 +66,62 @@ type Row = (&'static str, &'static str, fn(&ArchiveStatus) -> u64);
 struct Snapshot {
     node: NodeStatus,
     archives: Vec<ArchiveStatus>,
+    relay: Option<Counters>,
+}
+
+/// A metric's name, its help text, its unit, and where the relay has it.
+type RelayRow = (&'static str, &'static str, Option<Unit>, fn(&Counters) -> u64);
+
+const RELAY_GAUGES: [RelayRow; 3] = [
+    ("relay_sessions", "Control connections of the relay.", None, |c| {
+        c.sessions
+    }),
+    (
+        "relay_pending",
+        "Requests that wait for their other side.",
+        None,
+        |c| c.pending,
+    ),
+    ("relay_links", "Links that the relay carries.", None, |c| c.links),
+];
+const RELAY_COUNTERS: [RelayRow; 5] = [
+    ("relay_links_opened", "Links made.", None, |c| c.links_opened),
+    (
+        "relay_sessions_refused",
+        "Control connections turned away.",
+        None,
+        |c| c.sessions_refused,
+    ),
+    (
+        "relay_links_exhausted",
+        "Links ended by a quota or a duration.",
+        None,
+        |c| c.links_exhausted,
+    ),
+    (
+        "relay_forwarded",
+        "UDP payload that the relay forwarded.",
+        Some(Unit::Bytes),
+        |c| c.bytes,
+    ),
+    (
+        "relay_packets_dropped",
+        "Packets dropped by a rate or a quota.",
+        None,
+        |c| c.packets_dropped,
+    ),
+];
+
+fn encode_relay_counters(
+    relay: &Counters,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), std::fmt::Error> {
+    for (name, help, unit, read) in RELAY_COUNTERS {
+        let metric = ConstCounter::new(read(relay));
+        let encoder = encoder.encode_descriptor(name, help, unit.as_ref(), metric.metric_type())?;
+        metric.encode(encoder)?;
+    }
+    Ok(())
 }
 
 impl Collector for Snapshot {
@@ -88,6 +146,12 @@ impl Collector for Snapshot {
             Some(Unit::Seconds),
             node.durable_lag_seconds,
         )?;
+        if let Some(relay) = &self.relay {
+            for (name, help, unit, read) in RELAY_GAUGES {
+                gauge(name, help, unit, read(relay))?;
+            }
+            encode_relay_counters(relay, &mut encoder)?;
+        }
         let rows: [Row; 4] = [
             ("archive_length", "Blocks of the archive's own core.", |a| {
                 a.length

@@ -32,6 +32,10 @@ impl Js {
     /// The peer of another folder of `interop/`.
     pub fn start_in(folder: &str) -> Self {
         let directory = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../interop/{}"), folder);
+        assert!(
+            std::path::Path::new(&directory).join("node_modules").is_dir(),
+            "no packages in interop/{folder}: run `npm ci` there, or all tests by `cargo xtask test interop`"
+        );
         let mut child = Command::new("node")
             .arg("peer.js")
             .current_dir(directory)
@@ -39,7 +43,7 @@ impl Js {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("node runs; `npm ci` was done in its folder of interop/");
+            .expect("Node.js can be started");
         let stdin = child.stdin.take().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self {

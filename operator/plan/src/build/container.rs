@@ -6,7 +6,8 @@
 use crate::build::{API_PORT, GATEWAY_PORT, Inputs, OPS_PORT, SWARM_PORT_NAME};
 use crate::credentials::{API_TOKEN, CONTENT_KEY, TLS_CERTIFICATE, TLS_PRIVATE_KEY};
 use crate::names::DATA_VOLUME;
-use crate::validate::{Backup, Cloud};
+use crate::validate::{Backup, Cloud, Relay};
+use cumulet_crds::Expose;
 use data_encoding::HEXLOWER;
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Probe,
@@ -86,19 +87,21 @@ fn environment(inputs: &Inputs<'_>) -> Vec<EnvVar> {
         value("CUMULET_OPS_LISTEN", format!("0.0.0.0:{OPS_PORT}")),
         value("CUMULET_DEVICE_SEEDS_DIR", SECRET_DIR),
         value("CUMULET_CONTENT_KEY_FILE", secret_file(CONTENT_KEY)),
-        from(
-            "CUMULET_REPLICA_NAME",
-            EnvVarSource {
-                field_ref: Some(ObjectFieldSelector {
-                    field_path: "metadata.name".into(),
-                    api_version: None,
-                }),
-                ..EnvVarSource::default()
-            },
-        ),
+        from("CUMULET_REPLICA_NAME", field("metadata.name")),
     ];
     if !cloud.bootstrap.is_empty() {
         env.push(value("CUMULET_BOOTSTRAP", cloud.bootstrap.join(",")));
+    }
+    if cloud.serve_dht {
+        env.push(value("CUMULET_SERVE_DHT", "true"));
+        // In a network of the cluster's own the pod's address is everybody's way to it, and there may be no other node yet
+        // that could tell it so. Anywhere else the node finds out.
+        if cloud.expose == Expose::ClusterIP && !cloud.bootstrap.is_empty() {
+            env.push(from("CUMULET_PUBLIC_HOST", field("status.podIP")));
+        }
+    }
+    if let Some(relay) = &cloud.relay {
+        env.extend(relay_environment(relay));
     }
     if cloud.replicas >= 2 {
         env.push(value("CUMULET_REPLICAS_PEERS", peers(inputs)));
@@ -126,6 +129,32 @@ fn peers(inputs: &Inputs<'_>) -> String {
         ))
     };
     (0..*replicas).filter_map(peer).collect::<Vec<_>>().join(",")
+}
+
+/// A field of the pod itself.
+fn field(path: &str) -> EnvVarSource {
+    EnvVarSource {
+        field_ref: Some(ObjectFieldSelector {
+            field_path: path.into(),
+            api_version: None,
+        }),
+        ..EnvVarSource::default()
+    }
+}
+
+fn relay_environment(relay: &Relay) -> Vec<EnvVar> {
+    let mut env = vec![
+        value("CUMULET_RELAY", "true"),
+        value("CUMULET_RELAY_OPEN", relay.open.to_string()),
+        value("CUMULET_RELAY_MAX_SESSIONS", relay.max_sessions.to_string()),
+    ];
+    if !relay.members.is_empty() {
+        env.push(value("CUMULET_RELAY_MEMBER", relay.members.join(",")));
+    }
+    if let Some(rate) = relay.max_bytes_per_second {
+        env.push(value("CUMULET_RELAY_MAX_BYTES_PER_SECOND", rate.to_string()));
+    }
+    env
 }
 
 fn backup_environment(backup: &Backup) -> Vec<EnvVar> {
@@ -209,6 +238,7 @@ fn probe(path: &str) -> Probe {
 mod tests {
     use super::*;
     use crate::testing::{cloud, credentials, full_cloud, parsed, settings};
+    use cumulet_crds::DeviceSpec;
 
     fn variables(cloud: &Cloud) -> Vec<(String, Option<String>)> {
         let inputs = Inputs {
@@ -250,6 +280,31 @@ mod tests {
                 .iter()
                 .any(|(name, value)| name == "AWS_SECRET_ACCESS_KEY" && value.is_none())
         );
+    }
+
+    #[test]
+    fn a_relay_is_told_with_its_members_and_limits_and_otherwise_not_at_all() {
+        let mut resource = cloud();
+        let public_key = "AB".repeat(32);
+        resource.spec.devices = vec![DeviceSpec {
+            name: "phone".into(),
+            public_key: public_key.clone(),
+        }];
+        let without = variables(&parsed(&resource));
+        assert!(without.iter().all(|(name, _)| !name.starts_with("CUMULET_RELAY")));
+        resource.spec.network.relay.enabled = true;
+        resource.spec.network.relay.max_bytes_per_second = Some("10Mi".into());
+        resource.spec.network.serve_dht = true;
+        let with = variables(&parsed(&resource));
+        assert_eq!(get(&with, "CUMULET_RELAY"), Some("true"));
+        assert_eq!(get(&with, "CUMULET_RELAY_OPEN"), Some("false"));
+        assert_eq!(
+            get(&with, "CUMULET_RELAY_MEMBER"),
+            Some(public_key.to_lowercase().as_str())
+        );
+        assert_eq!(get(&with, "CUMULET_RELAY_MAX_BYTES_PER_SECOND"), Some("10485760"));
+        assert_eq!(get(&with, "CUMULET_RELAY_MAX_SESSIONS"), Some("64"));
+        assert_eq!(get(&with, "CUMULET_SERVE_DHT"), Some("true"));
     }
 
     #[test]

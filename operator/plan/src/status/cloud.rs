@@ -168,6 +168,10 @@ fn figures(
         .iter()
         .filter_map(|node| node.last_backup_time.clone()?.parse::<Timestamp>().ok())
         .max();
+    status.relay_keys = said
+        .iter()
+        .filter_map(|node| node.relay_public_key.clone())
+        .collect();
     status.last_backup_time = newest.map(|time| time.to_string()).or(status.last_backup_time);
     status
 }

@@ -74,105 +74,99 @@ fn decode(codec: &str, mut reader: Reader<'_>) -> Result<Decoded, Reason> {
 
 fn encode(codec: &str, value: &Value) -> Result<Vec<u8>, Reason> {
     let mut writer = Writer::new();
+    match codec {
+        "buffer" | "raw" | "fixed32" | "fixed64" | "optionalBuffer" | "string" => {
+            write_bytes(&mut writer, codec, value)?;
+        }
+        "array<uint>" | "array<fixed32>" | "uint32array" | "frame<array<uint>>" => {
+            write_list(&mut writer, codec, value)?;
+        }
+        _ => write_number(&mut writer, codec, value)?,
+    }
+    Ok(writer.into_vec())
+}
+
+fn write_number(writer: &mut Writer, codec: &str, value: &Value) -> Result<(), Reason> {
     let uint = || {
         value
             .as_u64()
             .ok_or_else(|| Reason::new("value is not an unsigned integer"))
     };
-    let numbers = || -> Result<Vec<u64>, Reason> {
-        let number = |item: &Value| {
-            item.as_u64()
-                .ok_or_else(|| Reason::new("value is not a list of numbers"))
-        };
-        items(value)?.iter().map(number).collect()
-    };
-    let write_numbers = |writer: &mut Writer, numbers: &[u64]| {
-        writer.array_len(numbers.len());
-        for number in numbers {
-            writer.uint(*number);
-        }
-    };
     match codec {
-        "uint" => {
-            writer.uint(uint()?);
-        }
-        "int" => {
-            writer.int(
-                value
-                    .as_i64()
-                    .ok_or_else(|| Reason::new("value is not an integer"))?,
-            );
-        }
-        "uint8" => {
-            writer.u8(uint()?.try_into()?);
-        }
-        "uint16" => {
-            writer.u16(uint()?.try_into()?);
-        }
-        "uint24" => {
-            writer.uint_of(3, uint()?);
-        }
-        "uint32" => {
-            writer.u32(uint()?.try_into()?);
-        }
-        "uint40" => {
-            writer.uint_of(5, uint()?);
-        }
-        "uint48" => {
-            writer.uint_of(6, uint()?);
-        }
-        "uint56" => {
-            writer.uint_of(7, uint()?);
-        }
-        "uint64" => {
-            writer.u64(uint()?);
-        }
-        "buffer" => {
-            writer.buffer(&unhex(value)?);
-        }
-        "raw" => {
-            writer.raw(&unhex(value)?);
-        }
-        "fixed32" => {
-            writer.fixed(&fixed::<32>(value)?);
-        }
-        "fixed64" => {
-            writer.fixed(&fixed::<64>(value)?);
-        }
+        "uint" => writer.uint(uint()?),
+        "int" => writer.int(
+            value
+                .as_i64()
+                .ok_or_else(|| Reason::new("value is not an integer"))?,
+        ),
+        "uint8" => writer.u8(uint()?.try_into()?),
+        "uint16" => writer.u16(uint()?.try_into()?),
+        "uint24" => writer.uint_of(3, uint()?),
+        "uint32" => writer.u32(uint()?.try_into()?),
+        "uint40" => writer.uint_of(5, uint()?),
+        "uint48" => writer.uint_of(6, uint()?),
+        "uint56" => writer.uint_of(7, uint()?),
+        "uint64" => writer.u64(uint()?),
+        "bool" => writer.bool(
+            value
+                .as_bool()
+                .ok_or_else(|| Reason::new("value is not a boolean"))?,
+        ),
+        other => return unknown("kind", other),
+    };
+    Ok(())
+}
+
+fn write_bytes(writer: &mut Writer, codec: &str, value: &Value) -> Result<(), Reason> {
+    match codec {
+        "buffer" => writer.buffer(&unhex(value)?),
+        "raw" => writer.raw(&unhex(value)?),
+        "fixed32" => writer.fixed(&fixed::<32>(value)?),
+        "fixed64" => writer.fixed(&fixed::<64>(value)?),
         "optionalBuffer" => {
             let bytes = if value.is_null() {
                 None
             } else {
                 Some(unhex(value)?)
             };
-            writer.optional_buffer(bytes.as_deref());
+            writer.optional_buffer(bytes.as_deref())
         }
-        "string" => {
-            writer.string(value.as_str().ok_or_else(|| Reason::new("value is not text"))?);
+        "string" => writer.string(value.as_str().ok_or_else(|| Reason::new("value is not text"))?),
+        other => return unknown("kind", other),
+    };
+    Ok(())
+}
+
+fn write_list(writer: &mut Writer, codec: &str, value: &Value) -> Result<(), Reason> {
+    if codec == "array<fixed32>" {
+        writer.array_len(items(value)?.len());
+        for item in items(value)? {
+            writer.fixed(&fixed::<32>(item)?);
         }
-        "bool" => {
-            writer.bool(
-                value
-                    .as_bool()
-                    .ok_or_else(|| Reason::new("value is not a boolean"))?,
-            );
-        }
-        "array<uint>" => write_numbers(&mut writer, &numbers()?),
-        "array<fixed32>" => {
-            writer.array_len(items(value)?.len());
-            for item in items(value)? {
-                writer.fixed(&fixed::<32>(item)?);
-            }
-        }
+        return Ok(());
+    }
+    let number = |item: &Value| {
+        item.as_u64()
+            .ok_or_else(|| Reason::new("value is not a list of numbers"))
+    };
+    let numbers = items(value)?.iter().map(number).collect::<Result<Vec<_>, _>>()?;
+    match codec {
+        "array<uint>" => write_uints(writer, &numbers),
         "uint32array" => {
-            let words = numbers()?.into_iter().map(u32::try_from);
+            let words = numbers.into_iter().map(u32::try_from);
             writer.words(&words.collect::<Result<Vec<_>, _>>()?);
         }
         "frame<array<uint>>" => {
-            let numbers = numbers()?;
-            writer.frame(|writer| write_numbers(writer, &numbers));
+            writer.frame(|writer| write_uints(writer, &numbers));
         }
         other => return unknown("kind", other),
     }
-    Ok(writer.into_vec())
+    Ok(())
+}
+
+fn write_uints(writer: &mut Writer, numbers: &[u64]) {
+    writer.array_len(numbers.len());
+    for number in numbers {
+        writer.uint(*number);
+    }
 }

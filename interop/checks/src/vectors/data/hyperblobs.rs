@@ -107,7 +107,7 @@ async fn put_blob(core: &MemoryBlocks, block_size: usize, put: &Value) -> Rebuil
     }
     let mut ours = keep(put, &["seedLabel", "length"]);
     ours["dataHash"] = hexed(hash(&[&data]));
-    ours["id"] = serde_json::to_value(&written)?;
+    ours["id"] = serde_json::to_value(written)?;
     ours["partial"] = parts.into();
     Ok(ours)
 }
@@ -171,7 +171,7 @@ async fn block_map(case: &Value) -> Rebuilt {
             )?;
         }
         rebuilt.push(json!({
-            "id": serde_json::to_value(&pointer)?, "blocks": map_shape(&map), "data": hexed(&data),
+            "id": serde_json::to_value(pointer)?, "blocks": map_shape(&map), "data": hexed(&data),
             "byteLength": blobs.byte_length(&pointer).await?,
         }));
     }

@@ -117,7 +117,7 @@ fn take(
     let result = receive(core, reorg, step.bytes("data")?)?;
     let recorded = step.text("result")?;
     let mut ours = keep(step, &["note", "data", "jsError"]);
-    ours["request"] = hexed(Message::Request(asked.clone()).encode());
+    ours["request"] = hexed(Message::Request(asked).encode());
     // A plain "reorg" may end at once; "ignored" is about verification alone, which a lower or higher fork skips.
     let equivalent = matches!(
         (recorded, result.as_str()),

@@ -134,7 +134,7 @@ fn take_frame(
         let encoded = take(
             session,
             channel,
-            frame.slice_ref(reader.rest()),
+            &frame.slice_ref(reader.rest()),
             by_initiator,
             taken,
         )?;
@@ -151,7 +151,7 @@ fn take_frame(
             taken.encoded.uint(0).uint(channel);
             continue;
         }
-        let encoded = take(session, channel, frame.slice_ref(item), by_initiator, taken)?;
+        let encoded = take(session, channel, &frame.slice_ref(item), by_initiator, taken)?;
         taken.encoded.buffer(&encoded);
     }
     Ok(())
@@ -161,11 +161,11 @@ fn take_frame(
 fn take(
     session: &mut Session,
     channel: u64,
-    item: Bytes,
+    item: &Bytes,
     by_initiator: bool,
     taken: &mut Taken,
 ) -> Result<Vec<u8>, Reason> {
-    let mut reader = Reader::new(&item);
+    let mut reader = Reader::new(item);
     let number = reader.uint()?;
     let mut writer = Writer::new();
     writer.uint(number);

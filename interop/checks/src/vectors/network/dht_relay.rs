@@ -208,6 +208,14 @@ fn described(kind: &str, f: &Value) -> Result<Message, Reason> {
         }
         "close" => Message::Close { alias: alias()? },
         "closed" => Message::Closed { alias: alias()? },
+        _ => return streamed(kind, f),
+    })
+}
+
+/// The second half: what streams carry, and what is asked of the DHT.
+fn streamed(kind: &str, f: &Value) -> Result<Message, Reason> {
+    let (id, alias) = (|| number(f, "id"), || number(f, "alias"));
+    Ok(match kind {
         "open" => {
             let remote_alias = number(f, "remoteAlias")?;
             Message::Open {
@@ -355,7 +363,7 @@ fn shape(message: &Message) -> Value {
             "id": id, "serverAlias": server_alias, "remotePublicKey": hexed(remote_public_key),
             "payload": hexed(payload),
         }),
-        Message::Deny { id } | Message::Accept { id } | Message::Finished { id } => json!({"id": id}),
+        Message::Deny { id } | Message::Accept { id } => json!({"id": id}),
         Message::Destroy {
             alias,
             remote_alias,
@@ -372,9 +380,13 @@ fn shape(message: &Message) -> Value {
             "alias": alias, "remoteAlias": remote_alias, "host": address.ip().to_string(), "family": 4,
             "port": address.port(),
         }),
-        Message::Close { alias } | Message::Closed { alias } | Message::End { alias } => {
-            json!({"alias": alias})
-        }
+        Message::Close { alias } | Message::Closed { alias } => json!({"alias": alias}),
+        _ => streamed_shape(message),
+    }
+}
+
+fn streamed_shape(message: &Message) -> Value {
+    match message {
         Message::Open {
             alias,
             remote_alias,
@@ -383,6 +395,8 @@ fn shape(message: &Message) -> Value {
         Message::Data { alias, data } => {
             json!({"alias": alias, "data": data.iter().map(hexed).collect::<Value>()})
         }
+        Message::End { alias } => json!({"alias": alias}),
+        Message::Finished { id } => json!({"id": id}),
         Message::Result { id, data } => json!({"id": id, "data": hexed(data)}),
         Message::Lookup { id, topic } => json!({"id": id, "topic": hexed(topic)}),
         Message::Announce { id, topic, custody } | Message::Unannounce { id, topic, custody } => {
@@ -390,6 +404,12 @@ fn shape(message: &Message) -> Value {
         }
         Message::SignAnnounce(signee) | Message::SignUnannounce(signee) => signee_shape(signee),
         Message::Signature { id, signature } => json!({"id": id, "signature": hexed(signature)}),
+        _ => noise_shape(message),
+    }
+}
+
+fn noise_shape(message: &Message) -> Value {
+    match message {
         Message::NoiseSend {
             id,
             remote_stream_alias: alias,
@@ -416,5 +436,6 @@ fn shape(message: &Message) -> Value {
             "remoteId": hexed_or_null(complete.map(|parts| parts.0)),
             "holepunchSecret": hexed_or_null(complete.map(|parts| parts.1)),
         }),
+        _ => Value::Null,
     }
 }

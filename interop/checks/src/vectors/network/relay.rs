@@ -78,7 +78,7 @@ pub(crate) fn protomux_rpc(case: &Value) -> Rebuilt {
                 .result
                 .err()
                 .ok_or_else(|| Reason::new("decodes to no error"))?;
-            let cause = error
+            let reason = error
                 .cause
                 .as_ref()
                 .map(|cause| json!({"message": cause.message, "code": cause.code, "context": cause.context}));
@@ -87,7 +87,7 @@ pub(crate) fn protomux_rpc(case: &Value) -> Rebuilt {
                 Some(code) if has_code(input)? => format!("{code}: {}", error.message),
                 _ => error.message.clone(),
             };
-            ours["input"] = json!({"id": read.id, "message": message, "code": error.code, "cause": cause});
+            ours["input"] = json!({"id": read.id, "message": message, "code": error.code, "cause": reason});
             ours["hex"] = hexed(failure(input)?.encode());
         }
         kind => return unknown("kind", kind),

@@ -44,8 +44,8 @@ fn stream(case: &Value) -> Rebuilt {
         let sealed = sender.take_output();
         wire.extend_from_slice(&sealed);
         receiver.receive(&sealed);
-        let received = receiver.poll_event()? == Some(Event::Message(plain.clone().into()));
-        ensure(received, "a message is received otherwise")?;
+        let arrived = receiver.poll_event()? == Some(Event::Message(plain.clone().into()));
+        ensure(arrived, "a message is received otherwise")?;
         frames.push(json!({"plain": hexed(plain), "frame": hexed(sealed)}));
     }
     let role = u8::from(!is_initiator);
@@ -74,19 +74,19 @@ pub(crate) fn datagrams(case: &Value) -> Rebuilt {
     let mut messages = Vec::new();
     for message in case.list("messages")? {
         let plain = message.bytes("plain")?;
-        let sealed = sealer
+        let datagram = sealer
             .seal(&plain)
             .ok_or_else(|| Reason::new("a message is too long"))?;
         ensure(
-            opener.open(&sealed).as_ref() == Some(&plain),
+            opener.open(&datagram).as_ref() == Some(&plain),
             "a datagram opens otherwise",
         )?;
-        let mut forged = sealed.clone();
+        let mut forged = datagram.clone();
         if let Some(last) = forged.last_mut() {
             *last ^= 1;
         }
         ensure(opener.open(&forged).is_none(), "a forged datagram opens")?;
-        messages.push(json!({"plain": hexed(plain), "hex": hexed(sealed)}));
+        messages.push(json!({"plain": hexed(plain), "hex": hexed(datagram)}));
     }
     let mut ours = keep(
         case,
