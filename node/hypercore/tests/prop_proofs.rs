@@ -200,7 +200,7 @@ fn change(proof: &mut Proof, what: u8, at: Index, bit: u8) -> bool {
             let at = at.index(bytes.len());
             // An envelope is a count, for each signer his number, 64 bytes and his patch, and a count of nodes. Where the
             // manifest allows no patches nobody looks at them, in JavaScript neither.
-            if at % PROOF_BYTES == 0 && (PROOF_BYTES..bytes.len() - 1).contains(&at) {
+            if at.is_multiple_of(PROOF_BYTES) && (PROOF_BYTES..bytes.len() - 1).contains(&at) {
                 return false;
             }
             bytes[at] ^= 1 << bit;
