@@ -327,6 +327,8 @@ const commands = {
   }
 }
 
+Object.assign(commands, require('./replication')(cores, until))
+
 async function main() {
   for await (const line of readline.createInterface({ input: process.stdin })) {
     const { cmd, ...args } = JSON.parse(line)

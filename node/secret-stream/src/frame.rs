@@ -30,6 +30,12 @@ impl FrameReader {
         self.buffer.len()
     }
 
+    /// The whole length of a frame that has begun to arrive, its head included.
+    pub(crate) fn announced(&self) -> Option<usize> {
+        let &[a, b, c] = self.buffer.first_chunk::<LENGTH_BYTES>()?;
+        Some(LENGTH_BYTES + u32::from_le_bytes([a, b, c, 0]) as usize)
+    }
+
     /// The next whole frame's body, if it has arrived.
     pub(crate) fn next(&mut self, limit: usize) -> Result<Option<BytesMut>, TooLong> {
         let Some(&[a, b, c]) = self.buffer.first_chunk::<LENGTH_BYTES>() else {

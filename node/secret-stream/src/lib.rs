@@ -15,6 +15,6 @@ mod stream;
 pub use cipher::{HEADER_BYTES, OVERHEAD_BYTES};
 pub use frame::MAX_FRAME_BYTES;
 pub use stream::{
-    Event, IDLE_TIMEOUT, KEEP_ALIVE, MAX_PLAINTEXT_BYTES, PROGRESS_BYTES, SecretStream, Seeds, SendError,
-    StreamError,
+    Event, IDLE_TIMEOUT, KEEP_ALIVE, MAX_KEEP_ALIVES, MAX_PLAINTEXT_BYTES, PROGRESS_BYTES, SecretStream,
+    Seeds, SendError, StreamError,
 };

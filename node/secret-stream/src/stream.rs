@@ -26,6 +26,9 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of an unfinished frame that must arrive within [`IDLE_TIMEOUT`]: a path that carries less carries no block in any useful time.
 pub const PROGRESS_BYTES: usize = 4096;
 
+/// Keep-alives that are taken within half an interval of ours: an honest peer sends a handful.
+pub const MAX_KEEP_ALIVES: u32 = 10_000;
+
 const STREAM_ID_BYTES: usize = 32;
 /// Ticks per keep-alive interval; a quiet stream sends after 1 to 1.5 intervals.
 const TICKS_PER_KEEP_ALIVE: u32 = 2;
@@ -53,6 +56,9 @@ pub enum StreamError {
     /// No frame, and no [`PROGRESS_BYTES`] of one, arrived for [`IDLE_TIMEOUT`].
     #[error("failed to hear from the peer: silent for too long")]
     Silent,
+    /// More keep-alives came than [`MAX_KEEP_ALIVES`].
+    #[error("failed to keep up with the peer: it floods the stream with keep-alives")]
+    Flood,
     /// The stream died before.
     #[error("failed to use stream: it is closed")]
     Closed,
@@ -112,6 +118,8 @@ struct Liveness {
     ticks_since_received: u32,
     /// Bytes of an unfinished frame that were there when the peer counted as heard.
     heard_bytes: usize,
+    /// Keep-alives received since the last tick.
+    keep_alives: u32,
 }
 
 /// One encrypted, authenticated stream of messages over a reliable byte stream.
@@ -174,6 +182,7 @@ impl SecretStream {
                 ticks_since_sent: 0,
                 ticks_since_received: 0,
                 heard_bytes: 0,
+                keep_alives: 0,
             },
         }
     }
@@ -217,6 +226,11 @@ impl SecretStream {
     /// Bytes received and not yet given out as messages.
     pub fn buffered_input(&self) -> usize {
         self.input.buffered()
+    }
+
+    /// How many bytes the next frame has in all, by its head, if that has arrived: a driver may wait with reading a large one.
+    pub fn unfinished_frame(&self) -> Option<usize> {
+        self.input.announced()
     }
 
     /// The next event, if the received bytes hold one.
@@ -310,6 +324,7 @@ impl SecretStream {
         if !started {
             return Ok(());
         }
+        self.liveness.keep_alives = 0;
         self.liveness.ticks_since_sent += 1;
         self.liveness.ticks_since_received += 1;
         if tick * self.liveness.ticks_since_received > IDLE_TIMEOUT {
@@ -364,6 +379,10 @@ impl SecretStream {
                 frame.truncate(frame.len() - MAC_BYTES);
                 let is_keep_alive = frame.is_empty() && !self.liveness.tick.is_zero();
                 Ok(Some(if is_keep_alive {
+                    self.liveness.keep_alives += 1;
+                    if self.liveness.keep_alives > MAX_KEEP_ALIVES {
+                        return Err(StreamError::Flood);
+                    }
                     Event::KeepAlive
                 } else {
                     Event::Message(frame.freeze())
@@ -483,6 +502,26 @@ mod tests {
             }
         }
         Duration::from_mins(2)
+    }
+
+    #[test]
+    fn keep_alives_by_the_thousands_end_the_stream_and_those_of_an_honest_peer_do_not() {
+        let start = Instant::now();
+        let run = |per_second: u32| {
+            let (mut a, mut b) = pair();
+            b.set_keep_alive(KEEP_ALIVE);
+            for second in 0..60 {
+                b.handle_timeout(start + Duration::from_secs(second))?;
+                for _ in 0..per_second {
+                    a.send(&[]).unwrap();
+                }
+                b.receive(&a.take_output());
+                while b.poll_event()?.is_some() {}
+            }
+            Ok(())
+        };
+        assert_eq!(run(1000), Ok(()));
+        assert_eq!(run(MAX_KEEP_ALIVES), Err(StreamError::Flood));
     }
 
     #[test]

@@ -26,7 +26,8 @@ impl Extensions {
     }
 }
 
-/// One extension of one core, as `registerExtension` of JS. Messages are neither repeated nor acknowledged.
+/// One extension of one core, as `registerExtension` of JS. Messages are neither repeated nor acknowledged. They are bytes as they
+/// are: JS with its default encoding puts their length, a compact uint, in front.
 #[derive(Debug)]
 pub struct Extension {
     core: CoreHandle,

@@ -81,6 +81,7 @@ use tokio::sync::Mutex;
 
 use crate::core::{Core, OpenError, WriteError};
 use crate::crypto::{Hash, Key, KeyPair, discovery_key};
+use crate::driver::room::Room;
 use crate::manifest::Manifest;
 use crate::replication::PeerId;
 use crate::storage::{DiskOptions, DiskStorage, MemoryStorage, Storage, StorageError};
@@ -176,6 +177,7 @@ struct Inner {
     /// Cores that are being restored: not to be opened.
     claims: Claims,
     connections: StdMutex<Vec<Weak<Outbox>>>,
+    room: Arc<Room>,
     next_peer: AtomicU64,
     /// Keeps other processes out of the directory until the store is closed.
     lock: StdMutex<Option<std::fs::File>>,
@@ -215,6 +217,7 @@ impl Corestore {
                 cores: Mutex::new(Some(HashMap::new())),
                 claims: Claims::default(),
                 connections: StdMutex::default(),
+                room: Arc::default(),
                 next_peer: AtomicU64::new(1),
                 lock: StdMutex::new(lock),
             }),
@@ -504,6 +507,11 @@ impl Corestore {
                 tracing::error!(%error, "evidence not written");
             }
         }
+    }
+
+    /// What connections share.
+    pub(crate) fn room(&self) -> Arc<Room> {
+        self.inner.room.clone()
     }
 
     pub(crate) fn next_peer(&self) -> PeerId {

@@ -10,6 +10,7 @@ use cumulet_secret_stream::{Event as StreamEvent, SecretStream};
 use tokio::task::{JoinError, JoinSet};
 
 use super::receiving::Batch;
+use super::room::Share;
 use super::{OUTPUT_LIMIT_BYTES, ReplicateError};
 use crate::corestore::cell::{Abandoned, Cell, Shared};
 use crate::corestore::outbox::{OUTBOX_BUDGET_BYTES, Outbox};
@@ -51,6 +52,9 @@ pub(super) struct Connection {
     pub(super) batch: Batch,
     /// Whether the last turn stopped before it had handled everything that was received.
     unfinished: bool,
+    /// Bytes of messages in the batch that is being made, about.
+    pub(super) batched: usize,
+    pub(super) share: Share,
 }
 
 impl Connection {
@@ -59,8 +63,11 @@ impl Connection {
         for core in store.join(&outbox).await? {
             outbox.attach(core);
         }
+        let share = Share::new(store.room());
         Ok(Self {
             stream,
+            share,
+            batched: 0,
             outbox,
             commits: JoinSet::new(),
             store,
@@ -77,9 +84,11 @@ impl Connection {
         })
     }
 
-    /// Whether more may be read: all that was read has been handled, and the peer takes what we say.
-    pub(super) fn is_listening(&self, unwritten: usize) -> bool {
-        !self.unfinished && !self.is_over_budget(unwritten)
+    /// Whether more may be read: all that was read has been handled, the peer takes what we say, and there is room for the frame
+    /// that is being received.
+    pub(super) fn is_listening(&mut self, unwritten: usize, now: Instant) -> bool {
+        let is_room = self.share.has_input_room(self.stream.unfinished_frame(), now);
+        is_room && !self.unfinished && !self.is_over_budget(unwritten)
     }
 
     fn is_over_budget(&self, unwritten: usize) -> bool {
@@ -106,9 +115,10 @@ impl Connection {
         if self.outbox.overflowed() {
             return Err(ReplicateError::Deaf);
         }
+        let mut more = self.unfinished;
         if self.open {
             self.say(unwritten);
-            self.upload(unwritten).await;
+            more |= self.upload(unwritten).await;
         }
         self.mux.uncork();
         // A received batch may not be read to its end yet: the mux gathers the answers to it until then.
@@ -118,7 +128,7 @@ impl Connection {
             // A transport that is always ready to be read must not keep other connections from their turns.
             tokio::task::yield_now().await;
         }
-        if self.unfinished {
+        if more {
             self.outbox.nudge();
         }
         Ok(())
@@ -142,13 +152,17 @@ impl Connection {
         if !self.mux.wants_input() {
             return Ok(false);
         }
+        self.share.on_handled();
         let Some(event) = self.stream.poll_event()? else {
             return Ok(false);
         };
         match event {
             StreamEvent::Open => self.open = true,
             StreamEvent::Connected | StreamEvent::KeepAlive => {}
-            StreamEvent::Message(frame) => self.mux.receive(frame),
+            StreamEvent::Message(frame) => {
+                self.share.on_frame();
+                self.mux.receive(frame);
+            }
         }
         Ok(true)
     }
@@ -293,9 +307,13 @@ impl Connection {
         }
     }
 
-    /// Looks at requests without an answer, at answers that are due, and at cores that were closed.
-    pub(super) async fn tick(&mut self) {
+    /// Looks at requests without an answer, at answers that are due, at cores that were closed, and at a large frame that comes too
+    /// slowly.
+    pub(super) async fn tick(&mut self) -> Result<(), ReplicateError> {
         let now = Instant::now();
+        if self.share.is_too_slow(self.stream.buffered_input(), now) {
+            return Err(ReplicateError::TooSlow);
+        }
         let (mut closed, mut faulty) = (Vec::new(), Vec::new());
         for (id, channel) in &self.channels {
             if channel.core.closed.is_cancelled() {
@@ -326,6 +344,7 @@ impl Connection {
             tracing::warn!(%fault, "peer given up");
             self.refuse(channel).await;
         }
+        Ok(())
     }
 
     /// Leaves all cores, and makes durable what was received.

@@ -9,6 +9,7 @@
 
 mod connection;
 mod receiving;
+pub(crate) mod room;
 mod serving;
 
 use std::time::{Duration, Instant};
@@ -21,10 +22,8 @@ use tokio_util::sync::CancellationToken;
 use crate::corestore::{Corestore, CorestoreError};
 
 use connection::Connection;
+use room::OUTPUT_BUDGET_BYTES;
 
-/// Encrypted bytes that may wait for the transport before blocks for it are read: enough to keep a long path busy between two
-/// turns of the loop.
-pub(crate) const OUTPUT_BUDGET_BYTES: usize = 4 << 20;
 /// What may wait in all, answers that are no blocks included, before nothing more is read: the budget and one largest frame.
 const OUTPUT_LIMIT_BYTES: usize = OUTPUT_BUDGET_BYTES + (20 << 20);
 /// Room made for reads of the transport.
@@ -70,6 +69,9 @@ pub enum ReplicateError {
     /// The peer does not take what it is told.
     #[error("failed to tell the peer anything: it does not listen")]
     Deaf,
+    /// The peer sends a large message so slowly that others wait for the memory it takes.
+    #[error("failed to receive a large message: the peer is too slow while others wait")]
+    TooSlow,
     /// The store is closed or failed.
     #[error("failed to use the store")]
     Store(#[from] CorestoreError),
@@ -124,7 +126,7 @@ where
         if output.is_empty() {
             output = connection.stream.take_output();
         }
-        let listening = connection.is_listening(output.len());
+        let listening = connection.is_listening(output.len(), Instant::now());
         let outbox = connection.outbox.clone();
         let next_commit = connection.next_commit();
         let keep_alive = connection.stream.poll_timeout();
@@ -147,7 +149,7 @@ where
             Some(committed) = connection.commits.join_next(), if !connection.commits.is_empty() => {
                 Connection::committed(committed);
             }
-            _ = tick.tick() => connection.tick().await,
+            _ = tick.tick() => connection.tick().await?,
         }
     }
 }

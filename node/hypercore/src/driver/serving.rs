@@ -4,15 +4,18 @@ use std::time::Instant;
 
 use cumulet_protomux::ChannelId;
 
-use super::OUTPUT_BUDGET_BYTES;
 use super::connection::Connection;
 use crate::corestore::cell::Cell;
 use crate::messages::Message;
 
 /// Messages of this size go into frames of their own: a batch is read only when all of it has arrived.
 const LONE_FRAME_BYTES: usize = 16 * 1024;
+/// Messages that go into one batch, in bytes: what is read early is answered early.
+const BATCH_BYTES: usize = 64 * 1024;
 /// Uploads of one core before the next core's turn.
 const UPLOADS_PER_TURN: usize = 32;
+/// Output after which what there is of it is written before more is read: the peer works on it meanwhile.
+const WRITE_AFTER_BYTES: usize = 256 * 1024;
 
 impl Connection {
     /// Takes what cores have to say, while there is room.
@@ -27,7 +30,7 @@ impl Connection {
                 self.uploads.push_back(peer);
             }
         }
-        while self.pending(unwritten) < OUTPUT_BUDGET_BYTES {
+        while self.has_output_room(unwritten) {
             let Some((peer, message)) = self.outbox.pop() else {
                 return;
             };
@@ -38,11 +41,18 @@ impl Connection {
         }
     }
 
+    fn has_output_room(&mut self, unwritten: usize) -> bool {
+        let pending = self.pending(unwritten);
+        self.share.has_output_room(pending)
+    }
+
     fn send(&mut self, channel: ChannelId, message: &Message) {
         let payload = message.encode();
         let alone = payload.len() >= LONE_FRAME_BYTES;
-        if alone {
+        self.batched += payload.len();
+        if alone || self.batched > BATCH_BYTES {
             self.mux.flush();
+            self.batched = payload.len();
         }
         if let Err(error) = self.mux.send(channel, message.kind(), &payload) {
             // A block that no frame can carry: we would not have taken it from a peer either.
@@ -53,11 +63,16 @@ impl Connection {
         }
     }
 
-    /// Answers requests while there is room, one core after the other.
-    pub(super) async fn upload(&mut self, unwritten: usize) {
-        while self.pending(unwritten) < OUTPUT_BUDGET_BYTES {
+    /// Answers requests while there is room, one core after the other. Returns whether it stopped only so that what it made is
+    /// written meanwhile.
+    pub(super) async fn upload(&mut self, unwritten: usize) -> bool {
+        let enough = self.pending(unwritten) + WRITE_AFTER_BYTES;
+        while self.has_output_room(unwritten) {
+            if self.pending(unwritten) >= enough {
+                return !self.uploads.is_empty();
+            }
             let Some(peer) = self.uploads.pop_front() else {
-                return;
+                return false;
             };
             let Some(&channel) = self.peers.get(&peer) else {
                 continue;
@@ -80,7 +95,7 @@ impl Connection {
                         break;
                     }
                 }
-                if self.pending(unwritten) >= OUTPUT_BUDGET_BYTES {
+                if self.pending(unwritten) >= enough || !self.has_output_room(unwritten) {
                     break;
                 }
             }
@@ -96,5 +111,6 @@ impl Connection {
                 }
             }
         }
+        false
     }
 }

@@ -51,6 +51,7 @@ impl Replicator {
             return;
         }
         let mut open: Vec<PeerId> = self.peers.keys().copied().collect();
+        open.sort_by_key(|id| self.peers.get(id).map_or(0, |peer| peer.debt));
         while !open.is_empty() {
             open.retain(|id| self.ask_some(*id, core, now));
         }

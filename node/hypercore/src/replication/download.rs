@@ -25,6 +25,7 @@ impl Replicator {
             return Ok(());
         };
         peer.refusals += 1;
+        peer.debt = peer.debt.saturating_add(1);
         match asked {
             Some(Asked::Block(index)) => peer.blocks.remove(index..index + 1),
             Some(Asked::Seek(..)) => peer.seek_after = Some(now + SEEK_AGAIN_AFTER),
@@ -215,6 +216,7 @@ impl Replicator {
     ) {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.timeouts = 0;
+            peer.debt = peer.debt.saturating_sub(1);
         }
         if let Some((index, bytes)) = applied.block {
             self.urgent.remove(&index);

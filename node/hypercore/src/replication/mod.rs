@@ -533,6 +533,7 @@ impl Replicator {
         for id in silent {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.timeouts += 1;
+                peer.debt = peer.debt.saturating_add(1);
             }
         }
         for peer in self.peers.values_mut() {

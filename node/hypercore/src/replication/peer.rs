@@ -30,6 +30,9 @@ pub(super) struct Peer {
     pub invalid_requests: u32,
     pub refusals: u32,
     pub timeouts: u32,
+    /// Refusals and timeouts beyond the answers it gave: the peer with fewer is asked first. Announcements don't mend it, so one that
+    /// refuses what it announces, again and again, does not keep others from being asked.
+    pub debt: u32,
     /// When it last answered something: what is still queued behind that answer is not late yet.
     pub answered: Option<Instant>,
     /// How much it may have in flight, and how many requests it has.
@@ -74,6 +77,7 @@ impl Peer {
             invalid_requests: 0,
             refusals: 0,
             timeouts: 0,
+            debt: 0,
             answered: None,
             window: Window::new(),
             in_flight: 0,

@@ -1,9 +1,10 @@
 //! Attacks on one who reads a core.
 
 use bytes::Bytes;
+use cumulet_hypercore::blocks::Blocks;
 use cumulet_hypercore::manifest::{Manifest, Signer};
 use cumulet_hypercore::messages::{
-    BitfieldMessage, Data, Message, Range, Request, RequestBlock, RequestUpgrade, Sync,
+    BitfieldMessage, Data, Message, NoData, Range, Request, RequestBlock, RequestUpgrade, Sync,
 };
 use cumulet_hypercore::node::Node;
 use cumulet_hypercore::proof::{BlockProof, Proof, UpgradeProof};
@@ -91,6 +92,115 @@ fn false_blocks() {
             Some(Message::Data(data))
         })
         .await;
+    });
+}
+
+#[test]
+fn a_false_block_of_two_mebibytes() {
+    withstand(Victim::Reads, Fate::Dropped, async |scene| {
+        let mut answered = false;
+        answer(scene, async |scene, request| {
+            // The attacker's memory counts too, so one is all that it has.
+            if request.block.is_none() || std::mem::replace(&mut answered, true) {
+                return None;
+            }
+            let mut data = prove(scene, request).await?;
+            if let Some(block) = &mut data.proof.block {
+                block.value = Bytes::from(vec![7; 2 << 20]);
+            }
+            Some(Message::Data(data))
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_tree_that_is_longer_than_what_was_signed() {
+    withstand(Victim::Reads, Fate::Dropped, async |scene| {
+        answer(scene, async |scene, request| {
+            let mut data = prove(scene, request).await?;
+            if let Some(upgrade) = &mut data.proof.upgrade {
+                let last = *upgrade.nodes.last()?;
+                let twin = Node {
+                    index: last.index + 2,
+                    ..last
+                };
+                upgrade.nodes.push(twin);
+                upgrade.length += 1;
+            } else {
+                // It has not come to that: the honest peer was asked for the tree.
+                data.proof.block.as_mut()?.value = Bytes::new();
+            }
+            Some(Message::Data(data))
+        })
+        .await;
+    });
+}
+
+#[test]
+fn two_thousand_nodes_beside_a_tree() {
+    withstand(Victim::Reads, Fate::Bounded, async |scene| {
+        answer(scene, async |scene, request| {
+            let mut data = prove(scene, request).await?;
+            let node = Node {
+                index: 1,
+                size: 1,
+                hash: [1; 32],
+            };
+            if let Some(upgrade) = &mut data.proof.upgrade {
+                upgrade.additional_nodes = vec![node; 2000];
+            }
+            if let Some(block) = &mut data.proof.block {
+                block.nodes = vec![node; 2000];
+            }
+            Some(Message::Data(data))
+        })
+        .await;
+        std::future::pending::<()>().await;
+    });
+}
+
+#[test]
+fn nothing_given_of_what_is_announced_again_and_again() {
+    withstand(Victim::Reads, Fate::Bounded, async |scene| {
+        let (mut hand, channel) = scene.open().await;
+        let length = scene.source.state().length;
+        hand.say(channel, &sync(0, length));
+        hand.say(channel, &range(0, length));
+        while let Some(message) = hand.hear().await {
+            if let Message::Request(request) = message {
+                let (request, reason) = (request.id, 1);
+                hand.say(channel, &Message::NoData(NoData { request, reason }));
+                hand.say(channel, &range(0, length));
+            }
+        }
+    });
+}
+
+#[test]
+fn byte_positions_that_lie_nowhere() {
+    withstand(Victim::Reads, Fate::Bounded, async |scene| {
+        let core = scene.victim.get(*scene.source.key()).await.unwrap();
+        let lies = answer(scene, async |scene, request| {
+            let mut data = prove(scene, request).await?;
+            for node in data.proof.seek.iter_mut().flat_map(|seek| &mut seek.nodes) {
+                node.size = FAR;
+            }
+            for node in data.proof.hash.iter_mut().flat_map(|hash| &mut hash.nodes) {
+                node.size = FAR;
+            }
+            Some(Message::Data(data))
+        });
+        let seeks = async {
+            for position in (0..).step_by(4099) {
+                let _ = core.seek(position % 1_000_000).await;
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = lies => std::future::pending().await,
+            () = seeks => {}
+        }
     });
 }
 

@@ -70,6 +70,22 @@ fn everything_asked_for_and_nothing_read() {
 }
 
 #[test]
+fn everything_asked_for_on_fifty_connections_and_nothing_read() {
+    withstand(Victim::Serves, Fate::Bounded, async |scene| {
+        let mut hands = Vec::new();
+        for _ in 0..50 {
+            let (mut hand, channel) = scene.open().await;
+            for number in 0..2000 {
+                hand.say(channel, &block(number + 1, number % 300));
+            }
+            hand.write().await;
+            hands.push(hand);
+        }
+        std::future::pending::<()>().await;
+    });
+}
+
+#[test]
 fn impossible_requests() {
     withstand(Victim::Serves, Fate::NoChannel, async |scene| {
         let (mut hand, channel) = scene.open().await;

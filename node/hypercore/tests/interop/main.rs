@@ -7,3 +7,4 @@ mod peer;
 mod reading;
 mod serving;
 mod signing;
+mod unasked;

@@ -24,7 +24,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running `interop/data/peer.js`.
 pub(crate) struct JsPeer {
-    _child: Child,
+    child: Child,
     stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
 }
@@ -74,11 +74,7 @@ impl JsPeer {
             .unwrap();
         let stdin = child.stdin.take().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Some(Self {
-            _child: child,
-            stdin,
-            lines,
-        })
+        Some(Self { child, stdin, lines })
     }
 
     pub(crate) async fn ask(&mut self, cmd: &str, mut args: Value) -> Value {
@@ -114,6 +110,11 @@ impl JsPeer {
             json!({"name": name, "seed": seed(name), "sizes": sizes}),
         )
         .await;
+    }
+
+    /// Of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().unwrap()
     }
 
     pub(crate) async fn close(mut self) {
@@ -216,6 +217,14 @@ impl Node {
     pub(crate) async fn connect_to(&self, port: u16) -> JoinHandle<Result<(), ReplicateError>> {
         let io = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         self.run(io, true)
+    }
+
+    /// Connects to another of ours.
+    pub(crate) async fn connect_to_node(&self, other: &Node) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (accepted, _) = tokio::join!(listener.accept(), self.connect_to(port));
+        other.run(accepted.unwrap().0, false);
     }
 
     /// Has a JavaScript peer connect to us.

@@ -67,3 +67,46 @@ fn blocks_that_only_one_peer_has_are_asked_of_it_first() {
     blocks.dedup();
     assert_eq!(blocks.len(), asked.len(), "each once");
 }
+
+#[test]
+fn a_peer_that_refuses_what_it_announces_again_and_again_does_not_keep_others_from_being_asked() {
+    let model = Model {
+        length: 40,
+        ..Model::default()
+    };
+    let mut net = Net::new(vec![model]);
+    let (replicator, model) = &mut net.sides[0];
+    let (drop, start, length) = (false, 0, 40);
+    let range = Message::Range(messages::Range { drop, start, length });
+    let sync = messages::Sync {
+        length: 40,
+        remote_length: 40,
+        ..messages::Sync::default()
+    };
+    replicator.want_range(0..40, model, net.now);
+    // The one who refuses was there first, and is asked for everything.
+    for id in [PeerId(1), PeerId(2)] {
+        replicator.add_peer(id, model, net.now);
+        let said = [Message::Sync(sync), range.clone()];
+        replicator.on_messages(id, said, model, net.now).unwrap();
+    }
+    let mut refused = 0;
+    while let Some((id, message)) = replicator.poll_output() {
+        let Message::Request(request) = message else {
+            continue;
+        };
+        let answers = if id == PeerId(1) {
+            refused += 1;
+            assert!(refused < 1000, "{} blocks held", model.held.len());
+            let (request, reason) = (request.id, 1);
+            vec![Message::NoData(NoData { request, reason }), range.clone()]
+        } else {
+            let proof = Model::full(40).prove(&request).unwrap();
+            let request = request.id;
+            vec![Message::Data(Data { request, proof })]
+        };
+        replicator.on_messages(id, answers, model, net.now).unwrap();
+    }
+    assert_eq!(model.held.len(), 40);
+    assert!(refused > 0);
+}
