@@ -218,6 +218,11 @@ impl Scene {
         http::get(&url(self.gateway_address()?, key, path), headers)
     }
 
+    /// Looks the gateway's address up anew: a Service that was made again has another one.
+    pub fn forget_gateway(&mut self) {
+        self.gateway.take();
+    }
+
     fn gateway_address(&self) -> Result<SocketAddr> {
         if let Some(address) = self.gateway.get() {
             return Ok(*address);

@@ -31,7 +31,7 @@ fn definitions_exist(scene: &Scene) -> Result<()> {
 
 #[test]
 fn uninstalling_and_deleting_keeps_the_volume_and_the_bucket() -> Result<()> {
-    let scene = Scene::new("uninstall")?;
+    let mut scene = Scene::new("uninstall")?;
     let entries = vec![(
         "/large.bin".to_owned(),
         Content::File {
@@ -90,6 +90,7 @@ fn uninstalling_and_deleting_keeps_the_volume_and_the_bucket() -> Result<()> {
     assert_eq!(scene.stored_objects()?, objects, "the bucket stays as it was");
 
     // What stayed is enough: the same archive, applied again, is served with nobody else there.
+    scene.forget_gateway();
     scene.cloud(1)?;
     scene.archive(&drive.key, &json!({}))?;
     scene.wait_archive(&["Ready"])?;
