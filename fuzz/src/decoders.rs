@@ -4,7 +4,6 @@ use bytes::Bytes;
 use cumulet_encoding::{Reader, Writer};
 use cumulet_hyperbee::extension;
 use cumulet_hyperbee::message::{Header as BeeHeader, Node as BeeNode};
-use cumulet_hypercore::core::HeadState;
 use cumulet_hypercore::key;
 use cumulet_hypercore::manifest::Manifest;
 use cumulet_hypercore::messages::{Handshake, Message};
@@ -95,15 +94,6 @@ pub fn manifest(data: &[u8]) {
     {
         assert_eq!(key::parse(&key::to_hex(&parsed)), Ok(parsed));
         assert_eq!(key::parse(&key::to_z32(&parsed)), Ok(parsed));
-    }
-}
-
-/// Heads without their blocks.
-pub fn head_state(data: &[u8]) {
-    if let Ok(state) = HeadState::decode(data) {
-        assert_eq!(HeadState::decode(&state.encode()), Ok(state.clone()));
-        let key = state.manifest.key();
-        let _ = state.verify(&key);
     }
 }
 

@@ -34,7 +34,7 @@ fn scratch() -> &'static Path {
 fn head_log_of(data: &[u8]) -> arbitrary::Result<Vec<u8>> {
     let mut input = Unstructured::new(data);
     let generation = 1_u64;
-    let mut log = b"CMLTLOG\x01".to_vec();
+    let mut log = b"CMLTLOG\x02".to_vec();
     log.extend_from_slice(&generation.to_le_bytes());
     log.extend_from_slice(&discovery_key(&KEY));
     let crc = crc32c::crc32c(&log);

@@ -82,7 +82,9 @@ impl ErrorKind {
     /// The kind of a failed read of blocks.
     pub fn of_blocks(error: &BlocksError) -> Self {
         match error {
-            BlocksError::NotAvailable { .. } | BlocksError::OutOfRange { .. } => Self::Unavailable,
+            BlocksError::NotAvailable { .. }
+            | BlocksError::OutOfRange { .. }
+            | BlocksError::Replaced { .. } => Self::Unavailable,
             BlocksError::Closed | BlocksError::Failed { .. } => Self::Failed,
         }
     }

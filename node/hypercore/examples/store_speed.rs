@@ -1,5 +1,5 @@
-//! How fast a corestore appends and reads, and what ten thousand cores cost:
-//! `cargo run --release --features tokio --example store_speed [DIR] [CORES]`.
+//! How fast a corestore appends and reads:
+//! `cargo run --release -p cumulet-hypercore --features tokio --example store_speed -- [DIR] [large]`.
 #![allow(clippy::cast_precision_loss, clippy::unwrap_used)]
 
 use std::path::Path;
@@ -112,26 +112,6 @@ async fn gets(dir: &Path, number: u32, lanes: u64, count: u64) {
     store.close().await.unwrap();
 }
 
-async fn cores(dir: &Path, count: u32) {
-    for round in ["make and append to cores", "open and read cores"] {
-        let store = store(dir, Durability::Unsynced);
-        let (mut open, start) = (Vec::new(), Instant::now());
-        for number in 0..count {
-            let core = writer(&store, 1_000_000 + number).await;
-            if core.state().length == 0 {
-                core.append(vec![Bytes::from(vec![7; 1024])]).await.unwrap();
-            } else {
-                core.get(0).await.unwrap();
-            }
-            open.push(core);
-        }
-        report(round, count as usize, 0, start.elapsed());
-        println!("    took {:.3} s", start.elapsed().as_secs_f64());
-        drop(open);
-        store.close().await.unwrap();
-    }
-}
-
 fn hashes() {
     let blocks: Vec<Vec<u8>> = (0..64).map(|i| vec![i; 65_536]).collect();
     let start = Instant::now();
@@ -163,7 +143,6 @@ async fn main() {
         .next()
         .map_or_else(std::env::temp_dir, Into::into)
         .join("store-speed");
-    let count = arguments.next().map_or(10_000, |count| count.parse().unwrap());
     let _ = std::fs::remove_dir_all(&dir);
     if arguments.next().as_deref() == Some("large") {
         let large = Shape {
@@ -228,8 +207,5 @@ async fn main() {
     )
     .await;
     appends(&dir, 7, Durability::Synced, Shape { count: 512, ..large }).await;
-    if count > 0 {
-        cores(&dir, count).await;
-    }
     std::fs::remove_dir_all(&dir).unwrap();
 }

@@ -22,6 +22,12 @@ pub enum BlocksError {
         /// What was asked for.
         index: u64,
     },
+    /// The core was truncated since the version that is read, and this block went with it.
+    #[error("block {index} of this version is gone: the core was truncated")]
+    Replaced {
+        /// What was asked for.
+        index: u64,
+    },
     /// The core was closed while the read waited.
     #[error("the core was closed")]
     Closed,

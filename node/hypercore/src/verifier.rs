@@ -171,12 +171,23 @@ pub fn compat_signable(tree_hash: &Hash, length: u64, fork: u64) -> [u8; 80] {
     bytes
 }
 
+/// The 48 bytes that the signer of one of the first compat cores signs: no namespace.
+pub fn legacy_signable(tree_hash: &Hash, length: u64, fork: u64) -> [u8; 48] {
+    let mut bytes = [0; 48];
+    bytes[..32].copy_from_slice(tree_hash);
+    bytes[32..40].copy_from_slice(&length.to_le_bytes());
+    bytes[40..].copy_from_slice(&fork.to_le_bytes());
+    bytes
+}
+
 /// Checks and makes signatures by one core's manifest.
 #[derive(Debug, Clone)]
 pub struct Verifier {
     key: Key,
     manifest: Manifest,
     compat: bool,
+    /// A compat core whose signatures have no namespace.
+    legacy: bool,
 }
 
 impl Verifier {
@@ -187,7 +198,18 @@ impl Verifier {
             key,
             manifest,
             compat,
+            legacy: false,
         })
+    }
+
+    /// The verifier of one of the first compat cores.
+    pub fn legacy(key: Key) -> Self {
+        Self {
+            key,
+            manifest: Manifest::compat(key),
+            compat: true,
+            legacy: true,
+        }
     }
 
     /// The manifest.
@@ -277,6 +299,9 @@ impl Verifier {
     }
 
     fn message(&self, signer: usize, tree_hash: &Hash, length: u64, fork: u64) -> Vec<u8> {
+        if self.legacy {
+            return legacy_signable(tree_hash, length, fork).to_vec();
+        }
         if self.compat {
             return compat_signable(tree_hash, length, fork).to_vec();
         }
@@ -287,26 +312,40 @@ impl Verifier {
         signable(context, tree_hash, length, fork).to_vec()
     }
 
-    /// Signs a tree, in the form that peers expect. Works only for cores that one signature satisfies.
-    pub fn sign(&self, roots: &Roots, fork: u64, key_pair: &KeyPair) -> Result<Vec<u8>, SignError> {
+    /// One signer's signature of a tree, and its position in the manifest: all that [`Verifier::sign`] needs where one is
+    /// enough, and a part of it where more are wanted.
+    ///
+    /// # Errors
+    /// [`SignError`] if the key pair is none of the signers'.
+    pub fn sign_alone(
+        &self,
+        roots: &Roots,
+        fork: u64,
+        key_pair: &KeyPair,
+    ) -> Result<(u64, [u8; 64]), SignError> {
         let public_key = key_pair.public_key();
-        let signer = self
-            .manifest
-            .signers
-            .iter()
-            .position(|signer| signer.public_key == public_key);
+        let mut signers = self.manifest.signers.iter();
+        let signer = signers.position(|signer| signer.public_key == public_key);
         let signer = signer.ok_or(SignError)?;
+        let message = self.message(signer, &roots.tree_hash(), roots.length(), fork);
+        Ok((signer as u64, key_pair.sign(&message)))
+    }
+
+    /// Signs a tree, in the form that peers expect. Works only for cores that one signature satisfies.
+    ///
+    /// # Errors
+    /// [`SignError`] if the key pair is none of the signers', or more than one must sign.
+    pub fn sign(&self, roots: &Roots, fork: u64, key_pair: &KeyPair) -> Result<Vec<u8>, SignError> {
         let single = self.compat || (self.manifest.version == 0 && self.manifest.signers.len() == 1);
         if self.manifest.quorum != 1 && !single {
             return Err(SignError);
         }
-        let message = self.message(signer, &roots.tree_hash(), roots.length(), fork);
-        let signature = key_pair.sign(&message);
+        let (signer, signature) = self.sign_alone(roots, fork, key_pair)?;
         if self.compat || (single && !self.manifest.allow_patch) {
             return Ok(signature.to_vec());
         }
         let proofs = vec![SignerProof {
-            signer: signer as u64,
+            signer,
             signature,
             patch: 0,
         }];

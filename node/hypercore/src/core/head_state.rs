@@ -1,34 +1,23 @@
-//! A signed head that travels without its blocks: what a backup keeps so that segments can be verified years later.
-//!
-//! Format, version 1 (compact-encoding): `uint 1`; uint flags (1 signature); manifest; uint fork; uint length; with the flag
-//! buffer signature; then the roots and the connecting nodes, each as uint count and for each node uint index, uint size,
-//! 32 bytes hash. Whoever has these bytes knows the core's key (the manifest's hash): encrypt them before they leave the
-//! cloud.
+//! A signed head without its blocks, and taking one over: how a restored core knows its whole length before its blocks
+//! are there. How it is kept meanwhile is the keeper's matter.
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use cumulet_encoding::{DecodeError, Reader, Writer};
 
 use super::Core;
 use crate::crypto::Key;
 use crate::flat_tree;
 use crate::manifest::Manifest;
-use crate::node::{MIN_NODE_BYTES, Node};
+use crate::node::Node;
 use crate::roots::{Roots, TreeError};
 use crate::segment::SegmentId;
 use crate::storage::{Changes, Head, Storage, StorageError};
 use crate::verifier::{SignatureError, Verifier};
 
-const VERSION: u64 = 1;
-const SIGNED: u64 = 1;
-
 /// Why a head is worth nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeadStateError {
-    /// The bytes are no head, or one of a later version.
-    #[error("failed to read the head")]
-    Malformed(#[from] DecodeError),
     /// Its manifest belongs to another core.
     #[error("the head's manifest belongs to another core")]
     Manifest,
@@ -121,56 +110,6 @@ impl HeadState {
         }
         Ok(roots)
     }
-
-    /// The bytes to keep.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::with_capacity(256 + 50 * (self.roots.len() + self.nodes.len()));
-        writer
-            .uint(VERSION)
-            .uint(if self.signature.is_some() { SIGNED } else { 0 });
-        self.manifest.encode(&mut writer);
-        writer.uint(self.fork).uint(self.length);
-        if let Some(signature) = &self.signature {
-            writer.buffer(signature);
-        }
-        Node::encode_array(&self.roots, &mut writer);
-        Node::encode_array(&self.nodes, &mut writer);
-        writer.into_vec()
-    }
-
-    /// Reads what [`HeadState::encode`] wrote; nothing is verified.
-    pub fn decode(bytes: &[u8]) -> Result<Self, HeadStateError> {
-        let mut reader = Reader::new(bytes);
-        if reader.uint()? != VERSION {
-            return Err(DecodeError::Invalid("a head of a later version").into());
-        }
-        let flags = reader.uint()?;
-        let manifest = Manifest::decode(&mut reader)?;
-        let (fork, length) = (reader.uint()?, reader.uint()?);
-        let signature = if flags & SIGNED != 0 {
-            Some(Bytes::copy_from_slice(reader.buffer()?))
-        } else {
-            None
-        };
-        let (roots, nodes) = (decode_nodes(&mut reader)?, decode_nodes(&mut reader)?);
-        Ok(Self {
-            manifest,
-            fork,
-            length,
-            signature,
-            roots,
-            nodes,
-        })
-    }
-}
-
-/// A core can have more segments than an array on the wire may have items, so only the bytes left bound the count.
-fn decode_nodes(reader: &mut Reader<'_>) -> Result<Vec<Node>, DecodeError> {
-    let count = reader.uint()?;
-    if count > (reader.remaining() / MIN_NODE_BYTES) as u64 {
-        return Err(DecodeError::OutOfBounds);
-    }
-    (0..count).map(|_| Node::decode(reader)).collect()
 }
 
 impl<S: Storage> Core<S> {

@@ -6,13 +6,51 @@
 //!
 //! What it does not do: it asks nobody for blocks (the replicator does), and it encrypts nothing
 //! ([`crate::encryption`]): blocks here are as stored and as sent.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use cumulet_hypercore::core::Core;
+//! use cumulet_hypercore::crypto::KeyPair;
+//! use cumulet_hypercore::manifest::Manifest;
+//! use cumulet_hypercore::messages::{Request, RequestBlock, RequestUpgrade};
+//! use cumulet_hypercore::storage::MemoryStorage;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // In a program the seed comes from a source of randomness.
+//! let pair = KeyPair::from_seed(&[7; 32]);
+//! let manifest = Manifest::single(pair.public_key());
+//! let mut core = Core::create(MemoryStorage::new(), manifest, Some(pair))?;
+//! core.append_batch(vec![Bytes::from("one"), Bytes::from("two"), Bytes::from("three")])?;
+//! assert_eq!(core.get(1)?, Some(Bytes::from("two")));
+//! assert_eq!((core.length(), core.byte_length()), (3, 11));
+//!
+//! // Another copy knows the key alone. It learns the length, then gets a block; each proof is checked.
+//! let mut copy = Core::open(MemoryStorage::new(), *core.key())?;
+//! let upgrade = Some(RequestUpgrade { start: 0, length: core.length() });
+//! let request = Request { upgrade, manifest: true, ..Request::default() };
+//! copy.verify_and_apply(core.create_proof(&request)?)?;
+//! let block = Some(RequestBlock { index: 2, nodes: copy.missing_nodes(2)? });
+//! copy.verify_and_apply(core.create_proof(&Request { block, ..Request::default() })?)?;
+//! assert_eq!(copy.get(2)?, Some(Bytes::from("three")));
+//! assert_eq!(copy.get(1)?, None);
+//!
+//! // Clearing forgets the bytes, truncating the blocks: that is a new fork.
+//! core.clear(0..1)?;
+//! assert_eq!(core.get(0)?, None);
+//! core.truncate(1, None)?;
+//! assert_eq!((core.length(), core.fork()), (1, 1));
+//! # Ok(())
+//! # }
+//! ```
 
+mod checkout;
 mod conflict;
 mod head_state;
 mod prove;
 mod reorg;
 mod seek;
-mod segments;
+mod signing;
+mod user_data;
 mod verify;
 mod verify_blocks;
 
@@ -21,20 +59,22 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::bitfield::Bitfield;
-use crate::crypto::{Hash, Key, KeyPair, discovery_key, leaf_hashes};
+use crate::crypto::{Hash, Key, KeyPair, discovery_key};
 use crate::flat_tree;
 use crate::manifest::Manifest;
 use crate::node::Node;
-use crate::roots::{MAX_LENGTH, Roots, TreeError};
-use crate::storage::{Changes, Head, Storage, StorageError};
-use crate::verifier::{SignError, Verifier};
+use crate::roots::{Roots, TreeError};
+use crate::storage::{Changes, Storage, StorageError};
+use crate::verifier::{SignError, SignatureError, Verifier};
 
+pub use checkout::Checkout;
 pub use conflict::Conflict;
 pub use head_state::{AdoptError, HeadState, HeadStateError};
 pub use prove::ProveError;
 pub use reorg::{Reorg, ReorgWant};
 pub use seek::SeekResult;
-pub use segments::CoreSegmentError;
+pub use signing::Draft;
+pub use user_data::{MAX_USER_DATA_BYTES, MAX_USER_DATA_NAME_BYTES};
 pub use verify::{Applied, VerifyError};
 pub use verify_blocks::BlockResults;
 
@@ -84,6 +124,17 @@ pub enum WriteError {
         /// Fork asked for.
         fork: u64,
     },
+    /// A signature from elsewhere that does not prove the tree.
+    #[error("failed to change the core: the signature is refused")]
+    Refused(#[from] SignatureError),
+    /// A draft of another state of the core, or a length that the core does not have.
+    #[error("failed to change the core: it is not the one that the change was made for")]
+    Moved,
+    /// More user data than [`MAX_USER_DATA_BYTES`], or a longer name than [`MAX_USER_DATA_NAME_BYTES`].
+    #[error(
+        "failed to keep user data: at most {MAX_USER_DATA_BYTES} bytes, in names of at most {MAX_USER_DATA_NAME_BYTES}"
+    )]
+    UserData,
     /// A tree node that the change needs is not held.
     #[error("failed to change the core: tree node {index} is not held")]
     MissingNode {
@@ -165,6 +216,14 @@ impl<S: Storage> Core<S> {
     /// Gives the core the key pair that signs what is appended. The storage never holds it.
     pub fn set_key_pair(&mut self, key_pair: KeyPair) {
         self.key_pair = Some(key_pair);
+    }
+
+    /// Reads and signs the core as the first compat cores were: its signatures have no namespace. Storage does not remember
+    /// that; it is said each time the core is opened.
+    #[must_use]
+    pub fn with_legacy_signatures(mut self) -> Self {
+        self.verifier = Some(Verifier::legacy(self.key));
+        self
     }
 
     /// Whether [`Core::append`] can sign.
@@ -300,84 +359,6 @@ impl<S: Storage> Core<S> {
             }
         }
         Ok(true)
-    }
-
-    /// Appends one block. Returns its number.
-    pub fn append(&mut self, block: Bytes) -> Result<u64, WriteError> {
-        self.append_batch(vec![block]).map(|blocks| blocks.start)
-    }
-
-    /// Appends blocks under one signature. Returns their numbers.
-    pub fn append_batch(&mut self, blocks: Vec<Bytes>) -> Result<Range<u64>, WriteError> {
-        let start = self.length();
-        if let Some(block) = blocks.iter().find(|block| block.len() > MAX_BLOCK_BYTES) {
-            return Err(WriteError::BlockTooLarge { length: block.len() });
-        }
-        if blocks.is_empty() {
-            return Ok(start..start);
-        }
-        let mut roots = self.roots.clone();
-        let mut nodes = Vec::with_capacity(2 * blocks.len());
-        let hashes = leaf_hashes(blocks.iter().map(|block| &block[..]));
-        for ((index, block), hash) in (start..).zip(&blocks).zip(hashes) {
-            let leaf = Node {
-                index: 2 * index,
-                size: block.len() as u64,
-                hash,
-            };
-            roots.push(leaf, &mut nodes)?;
-        }
-        let head = self.signed_head(&roots, self.fork())?;
-        let blocks = (start..).zip(blocks).collect();
-        self.storage.apply(Changes {
-            nodes,
-            blocks,
-            head: Some(head),
-            ..Changes::default()
-        })?;
-        self.roots = roots;
-        Ok(start..self.length())
-    }
-
-    fn signed_head(&self, roots: &Roots, fork: u64) -> Result<Head, WriteError> {
-        let (Some(verifier), Some(key_pair)) = (&self.verifier, &self.key_pair) else {
-            return Err(WriteError::ReadOnly);
-        };
-        let signature = verifier.sign(roots, fork, key_pair)?;
-        Ok(Head {
-            fork,
-            length: roots.length(),
-            signature: Some(signature.into()),
-        })
-    }
-
-    /// Forgets everything from block `length` on and signs the shorter tree at the next fork, or at a given higher one.
-    pub fn truncate(&mut self, length: u64, fork: Option<u64>) -> Result<(), WriteError> {
-        let fork = fork.unwrap_or(self.fork() + 1);
-        let prologue = self
-            .manifest()
-            .and_then(|manifest| manifest.prologue)
-            .map_or(0, |prologue| prologue.length);
-        if length > self.length() || length < prologue || fork <= self.fork() || fork > MAX_LENGTH {
-            return Err(WriteError::Truncate { length, fork });
-        }
-        let mut nodes = Vec::new();
-        for index in flat_tree::roots(length) {
-            nodes.push(
-                self.storage
-                    .node(index)?
-                    .ok_or(WriteError::MissingNode { index })?,
-            );
-        }
-        let roots = Roots::from_nodes(length, nodes)?;
-        let head = self.signed_head(&roots, fork)?;
-        self.storage.apply(Changes {
-            truncate: Some(length),
-            head: Some(head),
-            ..Changes::default()
-        })?;
-        self.roots = roots;
-        Ok(())
     }
 
     /// Forgets the bytes of blocks. Their tree nodes stay, so that they can be fetched and proven again, and so that no

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,8 @@ pub(crate) struct Cell {
     next_download: u64,
     held_blocks: u64,
     generation: u64,
+    /// For each snapshot the shortest length since it was made.
+    snapshots: Vec<Weak<AtomicU64>>,
 }
 
 /// What all handles and connections of a core share.
@@ -106,6 +108,7 @@ impl Cell {
             downloads: BTreeMap::new(),
             next_download: 0,
             generation: 0,
+            snapshots: Vec::new(),
         }
     }
 
@@ -216,13 +219,28 @@ impl Cell {
                     self.extensions.deliver(from, &name, payload);
                     continue;
                 }
-                Event::Reorganized { .. } => self.held_blocks = self.replica.core().bitfield().count(),
+                Event::Reorganized { from, .. } => {
+                    self.note_cut(from);
+                    self.held_blocks = self.replica.core().bitfield().count();
+                }
             }
             changed = true;
         }
         if changed {
             self.dirty = true;
             self.note_change(shared);
+        }
+    }
+
+    /// Lowers the number with every truncation, as long as somebody has it.
+    pub(super) fn watch_cuts(&mut self, kept: &Arc<AtomicU64>) {
+        self.snapshots.retain(|kept| kept.strong_count() > 0);
+        self.snapshots.push(Arc::downgrade(kept));
+    }
+
+    fn note_cut(&mut self, length: u64) {
+        for kept in self.snapshots.iter().filter_map(Weak::upgrade) {
+            kept.fetch_min(length, Ordering::SeqCst);
         }
     }
 
@@ -418,7 +436,14 @@ impl Shared {
             return Err(CorestoreError::Closed);
         }
         let mut cell = self.lock_when_kept_up().await;
-        let (changed, result) = change(cell.replica.core_mut()).map_err(Into::into)?;
+        let (fork, result) = {
+            let core = cell.replica.core_mut();
+            (core.fork(), change(core).map_err(Into::into)?)
+        };
+        let (changed, result) = result;
+        if cell.replica.core().fork() != fork {
+            cell.note_cut(changed.dropped.start);
+        }
         cell.dirty = true;
         cell.recount();
         cell.note_change(self);

@@ -1,7 +1,7 @@
 //! The storage of a core that nobody has open, for a restore: while it is claimed the core can't be opened, so no peer and no
 //! reader ever sees half of it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -58,6 +58,9 @@ impl Storage for Claim {
     }
     fn bitfield(&self) -> &Bitfield {
         self.storage.bitfield()
+    }
+    fn user_data(&self) -> &BTreeMap<String, Bytes> {
+        self.storage.user_data()
     }
     fn node(&self, index: u64) -> Result<Option<Node>, StorageError> {
         self.storage.node(index)

@@ -1,17 +1,18 @@
 //! A handle on one open core.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::CorestoreError;
 use super::cell::{Abandoned, BoxedCore, Changed, Shared};
+use super::snapshot::Snapshot;
+use super::{Corestore, CorestoreError, Inner};
 use crate::blocks::{Blocks, BlocksError};
-use crate::core::SeekResult;
+use crate::core::{Draft, SeekResult, WriteError};
 use crate::crypto::{Hash, Key};
 use crate::manifest::Manifest;
 
@@ -106,6 +107,7 @@ impl Drop for Waiting<'_> {
 #[derive(Clone)]
 pub struct CoreHandle {
     pub(super) shared: Arc<Shared>,
+    pub(super) store: Weak<Inner>,
 }
 
 impl CoreHandle {
@@ -198,9 +200,78 @@ impl CoreHandle {
         let append = |core: &mut BoxedCore| {
             let added = core.append_batch(blocks)?;
             let length = added.end;
-            Ok::<_, crate::core::WriteError>((Changed { added, dropped: 0..0 }, length))
+            Ok::<_, WriteError>((Changed { added, dropped: 0..0 }, length))
         };
         self.shared.change(append).await
+    }
+
+    /// Appends a draft (made with [`with_core`](Self::with_core)) under a signature from elsewhere, as [`crate::multisig`]
+    /// assembles it; durable as [`append`](Self::append). Returns the length behind the new blocks.
+    ///
+    /// # Errors
+    /// [`CorestoreError::Write`] if the core moved on since the draft was made or the signature does not prove it, or
+    /// [`CorestoreError::Storage`].
+    pub async fn append_signed(&self, draft: Draft, signature: Bytes) -> Result<u64, CorestoreError> {
+        let append = |core: &mut BoxedCore| {
+            let added = core.append_signed(draft, signature)?;
+            let length = added.end;
+            Ok::<_, WriteError>((Changed { added, dropped: 0..0 }, length))
+        };
+        self.shared.change(append).await
+    }
+
+    /// What was kept beside the core under this name. No peer sees it.
+    pub async fn user_data(&self, name: &str) -> Option<Bytes> {
+        self.with_core(|core| core.user_data(name)).await
+    }
+
+    /// Keeps a value under a name beside the core, or forgets it; durable as [`append`](Self::append).
+    ///
+    /// # Errors
+    /// [`CorestoreError::Write`] if it is too large, or [`CorestoreError::Storage`].
+    pub async fn set_user_data(&self, name: &str, value: Option<Bytes>) -> Result<(), CorestoreError> {
+        let keep = |core: &mut BoxedCore| {
+            core.set_user_data(name, value)?;
+            let (added, dropped) = (0..0, 0..0);
+            Ok::<_, WriteError>((Changed { added, dropped }, ()))
+        };
+        self.shared.change(keep).await
+    }
+
+    /// The core as it is now, unmoved by what comes. It can be read as long as it lasts; see [`Snapshot`].
+    pub async fn snapshot(&self) -> Snapshot {
+        let mut cell = self.shared.lock().await;
+        let length = cell.replica.core().length();
+        Snapshot::new(self, &mut cell, length)
+    }
+
+    /// The core as it was with `length` blocks, at the fork that it has now.
+    ///
+    /// # Errors
+    /// [`BlocksError::OutOfRange`] for a length that the core does not have.
+    pub async fn checkout(&self, length: u64) -> Result<Snapshot, BlocksError> {
+        let mut cell = self.shared.lock().await;
+        let newest = cell.replica.core().length();
+        if length > newest {
+            return Err(BlocksError::OutOfRange {
+                index: length,
+                length: newest,
+            });
+        }
+        Ok(Snapshot::new(self, &mut cell, length))
+    }
+
+    /// Gives this handle back: what was changed is durable when it returns, and the core itself is closed if no other handle
+    /// and no connection uses it (cores in memory stay). Dropping a handle does neither.
+    ///
+    /// # Errors
+    /// [`CorestoreError::Storage`] if something can't be made durable.
+    pub async fn close(self) -> Result<(), CorestoreError> {
+        let Self { shared, store } = self;
+        match store.upgrade() {
+            Some(inner) => Ok(Corestore { inner }.release(shared).await?),
+            None => Ok(shared.commit().await?),
+        }
     }
 
     /// Makes everything durable that was changed or received so far, also where the store does not do so by itself.
@@ -216,10 +287,40 @@ impl CoreHandle {
     /// # Errors
     /// As [`append`](Self::append).
     pub async fn truncate(&self, length: u64) -> Result<(), CorestoreError> {
+        self.cut(length, |core| core.truncate(length, None)).await
+    }
+
+    /// Cuts a writable core to `length` blocks, as a fork that is higher than the one it has.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub async fn truncate_to_fork(&self, length: u64, fork: u64) -> Result<(), CorestoreError> {
+        self.cut(length, |core| core.truncate(length, Some(fork))).await
+    }
+
+    /// Cuts a core to `length` blocks at this fork, under a signature of that tree from elsewhere.
+    ///
+    /// # Errors
+    /// As [`append_signed`](Self::append_signed).
+    pub async fn truncate_signed(
+        &self,
+        length: u64,
+        fork: u64,
+        signature: Bytes,
+    ) -> Result<(), CorestoreError> {
+        self.cut(length, |core| core.truncate_signed(length, fork, signature))
+            .await
+    }
+
+    async fn cut(
+        &self,
+        length: u64,
+        cut: impl FnOnce(&mut BoxedCore) -> Result<(), WriteError>,
+    ) -> Result<(), CorestoreError> {
         let truncate = |core: &mut BoxedCore| {
             let dropped = length..core.length();
-            core.truncate(length, None)?;
-            Ok::<_, crate::core::WriteError>((Changed { added: 0..0, dropped }, ()))
+            cut(core)?;
+            Ok::<_, WriteError>((Changed { added: 0..0, dropped }, ()))
         };
         self.shared.change(truncate).await
     }

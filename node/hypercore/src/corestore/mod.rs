@@ -4,6 +4,57 @@
 //! Cores that were asked for here are offered on every connection; those that only a peer asked for are opened for it and
 //! closed when no connection and no handle needs them any more.
 //!
+//! ```
+//! use bytes::Bytes;
+//! use cumulet_hypercore::blocks::Blocks;
+//! use cumulet_hypercore::corestore::{Corestore, CorestoreConfig};
+//! use cumulet_hypercore::crypto::KeyPair;
+//! use cumulet_hypercore::driver::{Session, replicate};
+//! use cumulet_hypercore::manifest::Manifest;
+//! use cumulet_secret_stream::{Seeds, noise};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // `Corestore::open` keeps cores in a directory.
+//! let (ours, theirs) = (Corestore::in_memory(CorestoreConfig::default()), Corestore::in_memory(CorestoreConfig::default()));
+//! // In a program these seeds come from a source of randomness.
+//! let pair = KeyPair::from_seed(&[7; 32]);
+//! let core = ours.create(Manifest::single(pair.public_key()), Some(pair)).await?;
+//! core.append(vec![Bytes::from("one"), Bytes::from("two"), Bytes::from("three")]).await?;
+//!
+//! // Two stores and a pipe between them; a socket would do.
+//! let session = |is_initiator, seed| Session::Xx {
+//!     is_initiator,
+//!     key_pair: noise::KeyPair::from_seed([seed; 32]),
+//!     seeds: Seeds { ephemeral: [seed + 1; 32], header: [seed + 2; 24] },
+//! };
+//! let (a, b) = tokio::io::duplex(1 << 16);
+//! let stop = CancellationToken::new();
+//! let us = tokio::spawn(replicate(ours.clone(), a, session(true, 10), stop.clone()));
+//! let them = tokio::spawn(replicate(theirs.clone(), b, session(false, 20), stop.clone()));
+//!
+//! let copy = theirs.get(*core.key()).await?;
+//! assert!(copy.update().await?);
+//! assert_eq!(copy.get(1).await?, Bytes::from("two"));
+//! assert_eq!(copy.seek(7).await?, (2, 1));
+//! let before = copy.snapshot().await;
+//!
+//! // The bytes of cleared blocks are forgotten, truncated blocks are gone: that is a new fork.
+//! copy.clear(1..2).await?;
+//! assert_eq!(copy.get_local(1).await?, None);
+//! core.truncate(1).await?;
+//! copy.watch().wait_for(|state| state.fork == 1).await?;
+//! assert_eq!((copy.length(), before.length(), before.kept_length()), (1, 3, 1));
+//!
+//! stop.cancel();
+//! let _ = (us.await?, them.await?);
+//! ours.close().await?;
+//! theirs.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Its only tasks seal and compact what was written, one per core at a time; [`Corestore::close`] waits for them.
 //! [`crate::driver::replicate`] does all other work inside its own future, commits included. What was
 //! received on a connection and not committed when its future is dropped becomes durable with the core's next commit, or
@@ -18,6 +69,7 @@ mod key_file;
 mod lock;
 pub(crate) mod outbox;
 mod primary_key;
+mod snapshot;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -44,6 +96,7 @@ pub use claim::Claim;
 pub use extension::Extension;
 pub use handle::{CoreHandle, CoreState, CoreStats, Download};
 pub use primary_key::PrimaryKey;
+pub use snapshot::Snapshot;
 
 /// How a store behaves.
 #[derive(Debug, Clone)]
@@ -215,7 +268,7 @@ impl Corestore {
     /// [`CorestoreError::Open`], [`CorestoreError::Closed`].
     pub async fn find(&self, discovery_key: &Hash) -> Result<Option<CoreHandle>, CorestoreError> {
         let shared = self.find_shared(discovery_key).await?;
-        Ok(shared.map(|shared| CoreHandle { shared }))
+        Ok(shared.map(|shared| self.handle(shared)))
     }
 
     pub(crate) async fn find_shared(
@@ -282,7 +335,12 @@ impl Corestore {
             shared
         };
         self.offer(&shared);
-        Ok(CoreHandle { shared })
+        Ok(self.handle(shared))
+    }
+
+    fn handle(&self, shared: Arc<Shared>) -> CoreHandle {
+        let store = Arc::downgrade(&self.inner);
+        CoreHandle { shared, store }
     }
 
     /// The storage of a core that is not open, made if the store does not hold it; none while somebody has it open. Until it is
@@ -418,7 +476,7 @@ impl Corestore {
             .collect())
     }
 
-    /// Closes a core that a connection has left, if nothing else uses it.
+    /// Closes a core that a connection has left or a handle gave back, if nothing else uses it.
     pub(crate) async fn release(&self, shared: Arc<Shared>) -> Result<(), StorageError> {
         let result = shared.commit().await;
         if shared.closed.is_cancelled() {
@@ -431,6 +489,9 @@ impl Corestore {
             && matches!(self.inner.place, Place::Directory(_))
             && !shared.closed.is_cancelled();
         if let (true, Some(cores)) = (unused, cores.as_mut()) {
+            // Whoever opens it again must find nobody else at its files.
+            shared.closed.cancel();
+            shared.finish_work().await;
             cores.remove(&shared.discovery_key);
         }
         result

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::blocks::Blocks;
+use crate::blocks::{Blocks, BlocksError};
 use crate::storage::{Durability, Faults, Files};
 
 fn config(durability: Durability, faults: &Arc<Faults>) -> CorestoreConfig {
@@ -99,4 +99,81 @@ async fn appenders_that_share_a_failed_sync_are_all_told() {
         assert!(ended.unwrap().is_err());
     }
     assert_eq!(core.watch_durable().borrow().length, 1);
+}
+
+fn words(words: &[&'static str]) -> Vec<Bytes> {
+    words
+        .iter()
+        .map(|word| Bytes::from_static(word.as_bytes()))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_snapshot_stays_as_it_is_and_what_a_truncation_took_is_an_error_and_never_another_block() {
+    let store = Corestore::in_memory(CorestoreConfig::default());
+    let core = writer(&store).await;
+    core.append(words(&["a", "bb", "ccc", "dddd"])).await.unwrap();
+    let (whole, older) = (core.snapshot().await, core.checkout(2).await.unwrap());
+    assert!(matches!(
+        core.checkout(5).await,
+        Err(BlocksError::OutOfRange { length: 4, .. })
+    ));
+    core.append(words(&["later"])).await.unwrap();
+    assert_eq!((whole.length(), older.length(), core.length()), (4, 2, 5));
+    assert_eq!(whole.get(3).await.unwrap(), "dddd");
+    assert_eq!(older.get(1).await.unwrap(), "bb");
+    assert!(matches!(
+        older.get(2).await,
+        Err(BlocksError::OutOfRange { length: 2, .. })
+    ));
+    assert_eq!(older.seek(1).await.unwrap(), (1, 0));
+    assert_eq!(older.seek(3).await.unwrap(), (2, 0));
+    assert!(matches!(older.seek(4).await, Err(BlocksError::OutOfRange { .. })));
+
+    core.truncate_to_fork(3, 5).await.unwrap();
+    core.append(words(&["other"])).await.unwrap();
+    assert_eq!((core.fork(), whole.fork()), (5, 0));
+    assert_eq!(
+        (whole.length(), whole.kept_length(), older.kept_length()),
+        (4, 3, 2)
+    );
+    assert_eq!(whole.get(2).await.unwrap(), "ccc");
+    assert!(matches!(
+        whole.get(3).await,
+        Err(BlocksError::Replaced { index: 3 })
+    ));
+    assert!(matches!(whole.seek(8).await, Err(BlocksError::Replaced { .. })));
+    assert_eq!(older.get(1).await.unwrap(), "bb");
+    assert_eq!(core.get(3).await.unwrap(), "other");
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_core_whose_last_handle_was_given_back_is_closed_and_can_be_opened_again() {
+    let dir = TempDir::new().unwrap();
+    let store = Corestore::open(dir.path(), CorestoreConfig::default()).unwrap();
+    let core = writer(&store).await;
+    let (name, other) = (*core.discovery_key(), core.clone());
+    core.append(words(&["kept"])).await.unwrap();
+    core.set_user_data("app", Some(Bytes::from("state")))
+        .await
+        .unwrap();
+    let open = || async { store.inner.cores.lock().await.as_ref().unwrap().len() };
+    core.close().await.unwrap();
+    assert_eq!(open().await, 1, "another handle has it");
+    assert_eq!(other.get(0).await.unwrap(), "kept");
+    other.close().await.unwrap();
+    assert_eq!(open().await, 0);
+    let again = store.find(&name).await.unwrap().unwrap();
+    assert_eq!(again.get(0).await.unwrap(), "kept");
+    assert_eq!(again.user_data("app").await.unwrap(), "state");
+    again.set_user_data("app", None).await.unwrap();
+    drop(again);
+    store.close().await.unwrap();
+    let store = Corestore::open(dir.path(), CorestoreConfig::default()).unwrap();
+    let again = store.find(&name).await.unwrap().unwrap();
+    assert_eq!(again.user_data("app").await, None);
+    store.close().await.unwrap();
+    // A handle that outlives its store can still be given back.
+    again.close().await.unwrap();
 }

@@ -18,6 +18,7 @@ pub struct MemoryStorage {
     bitfield: Bitfield,
     nodes: HashMap<u64, Node>,
     blocks: BTreeMap<u64, Bytes>,
+    user_data: BTreeMap<String, Bytes>,
 }
 
 impl MemoryStorage {
@@ -38,6 +39,10 @@ impl Storage for MemoryStorage {
 
     fn bitfield(&self) -> &Bitfield {
         &self.bitfield
+    }
+
+    fn user_data(&self) -> &BTreeMap<String, Bytes> {
+        &self.user_data
     }
 
     fn node(&self, index: u64) -> Result<Option<Node>, StorageError> {
@@ -77,6 +82,12 @@ impl Storage for MemoryStorage {
         }
         if let Some(head) = changes.head {
             self.head = head;
+        }
+        for (name, value) in changes.user_data {
+            match value {
+                Some(value) => self.user_data.insert(name, value),
+                None => self.user_data.remove(&name),
+            };
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 mod disk;
 mod memory;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -108,6 +109,8 @@ pub struct Changes {
     pub blocks: Vec<(u64, Bytes)>,
     /// The head from now on.
     pub head: Option<Head>,
+    /// User data by name: the value from now on, or none to forget it.
+    pub user_data: Vec<(String, Option<Bytes>)>,
 }
 
 /// A segment that comes from elsewhere, checked against the tree.
@@ -142,6 +145,8 @@ pub trait Storage: Send {
     fn head(&self) -> &Head;
     /// Which blocks are held.
     fn bitfield(&self) -> &Bitfield;
+    /// What applications keep beside the core.
+    fn user_data(&self) -> &BTreeMap<String, Bytes>;
     /// A tree node, if held.
     fn node(&self, index: u64) -> Result<Option<Node>, StorageError>;
     /// A block's bytes, if held.
@@ -200,6 +205,9 @@ impl<S: Storage + ?Sized> Storage for Box<S> {
     }
     fn bitfield(&self) -> &Bitfield {
         (**self).bitfield()
+    }
+    fn user_data(&self) -> &BTreeMap<String, Bytes> {
+        (**self).user_data()
     }
     fn node(&self, index: u64) -> Result<Option<Node>, StorageError> {
         (**self).node(index)

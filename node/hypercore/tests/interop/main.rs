@@ -6,4 +6,5 @@
 mod peer;
 mod reading;
 mod serving;
+mod signing;
 mod unasked;

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use super::log::{BlockPlace, NODE_BYTES, RECORD_BYTES, Record, Sealed};
 use crate::bitfield::Bitfield;
 use crate::crypto::Hash;
@@ -20,6 +22,7 @@ pub(super) struct Index {
     pub(super) manifest: Option<Manifest>,
     pub(super) head: Head,
     pub(super) bitfield: Bitfield,
+    pub(super) user_data: BTreeMap<String, Bytes>,
     /// Blocks whose newest copy lies in the log.
     pub(super) blocks: BTreeMap<u64, BlockPlace>,
     /// Nodes that no sealed segment holds, and the tops of those that are sealed.
@@ -83,7 +86,15 @@ impl Index {
     pub(super) fn live_bytes(&self) -> u64 {
         self.live_block_bytes
             + (self.nodes.len() * NODE_BYTES) as u64
+            + self.live_user_bytes()
             + self.segments.len() as u64 * (RECORD_BYTES + 16)
+    }
+
+    fn live_user_bytes(&self) -> u64 {
+        let records = self.user_data.iter();
+        records
+            .map(|(name, value)| RECORD_BYTES + (name.len() + value.len()) as u64)
+            .sum()
     }
 
     /// Takes a record's effect; the same for a log that is read and for one that is written.
@@ -100,6 +111,10 @@ impl Index {
             Record::Block { index, place } => self.put_block(index, place),
             Record::Head(head) => self.head = head,
             Record::Seal(sealed) => self.seal(sealed),
+            Record::UserData { name, value } => match value {
+                Some(value) => drop(self.user_data.insert(name, value)),
+                None => drop(self.user_data.remove(&name)),
+            },
             Record::Synced => {}
         }
     }

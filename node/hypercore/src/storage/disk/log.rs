@@ -1,6 +1,9 @@
-//! The bytes of a head log, version 1 (`docs/format/head-log.md`): records that are appended, and how a log is read.
+//! The bytes of a head log, version 2 (`docs/format/head-log.md`): records that are appended, and how a log is read.
 //!
-//! Header, 64 bytes: magic `CMLTLOG` and version 1; u64 generation; 32 bytes discovery key; u32 CRC-32C of those 48 bytes; zero.
+//! A log of version 1 is read and appended to as it is; it can't hold user data, and becomes one of version 2 when it is
+//! written anew, at the latest before the first user data.
+//!
+//! Header, 64 bytes: magic `CMLTLOG` and the version; u64 generation; 32 bytes discovery key; u32 CRC-32C of those 48 bytes; zero.
 //!
 //! Record, 24 bytes and a payload:
 //!
@@ -19,6 +22,7 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
 use cumulet_encoding::{Reader, Writer};
 
 use super::files::Files;
@@ -32,7 +36,11 @@ use crate::storage::{Head, StorageError};
 pub(super) const HEADER_BYTES: u64 = 64;
 pub(super) const RECORD_BYTES: u64 = 24;
 pub(super) const NODE_BYTES: usize = 48;
-const MAGIC: [u8; 8] = *b"CMLTLOG\x01";
+const MAGIC: [u8; 7] = *b"CMLTLOG";
+/// What is written.
+pub(super) const VERSION: u8 = 2;
+/// The first that may hold user data.
+pub(super) const USER_DATA_VERSION: u8 = 2;
 /// Bytes read at once while a log is scanned.
 const WINDOW: usize = 256 * 1024;
 
@@ -48,14 +56,17 @@ pub(super) enum Kind {
     Head = 6,
     Seal = 7,
     Synced = 8,
+    UserData = 9,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        use Kind::{Block, Clear, Head, Manifest, Nodes, Seal, Synced, Truncate};
-        [Manifest, Truncate, Clear, Nodes, Block, Head, Seal, Synced]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        use Kind::{Block, Clear, Head, Manifest, Nodes, Seal, Synced, Truncate, UserData};
+        [
+            Manifest, Truncate, Clear, Nodes, Block, Head, Seal, Synced, UserData,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -81,6 +92,7 @@ pub(super) enum Record {
     Head(Head),
     Seal(Sealed),
     Synced,
+    UserData { name: String, value: Option<Bytes> },
 }
 
 /// Where a block's payload lies in the log.
@@ -93,7 +105,8 @@ pub(super) struct BlockPlace {
 
 pub(super) fn encode_header(generation: u64, discovery_key: &Hash) -> [u8; HEADER_BYTES as usize] {
     let mut header = [0; HEADER_BYTES as usize];
-    header[..8].copy_from_slice(&MAGIC);
+    header[..7].copy_from_slice(&MAGIC);
+    header[7] = VERSION;
     header[8..16].copy_from_slice(&generation.to_le_bytes());
     header[16..48].copy_from_slice(discovery_key);
     let crc = crc32c::crc32c(&header[..48]);
@@ -101,19 +114,31 @@ pub(super) fn encode_header(generation: u64, discovery_key: &Hash) -> [u8; HEADE
     header
 }
 
-/// Generation and discovery key of a log.
-pub(super) fn decode_header(header: &[u8; HEADER_BYTES as usize]) -> Result<(u64, Hash), &'static str> {
-    if header[..7] != MAGIC[..7] {
+/// What the header of a log says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LogHeader {
+    pub(super) version: u8,
+    pub(super) generation: u64,
+    pub(super) discovery_key: Hash,
+}
+
+pub(super) fn decode_header(header: &[u8; HEADER_BYTES as usize]) -> Result<LogHeader, &'static str> {
+    if header[..7] != MAGIC {
         return Err("it is no head log");
     }
-    if header[7] != MAGIC[7] {
+    let version = header[7];
+    if !(1..=VERSION).contains(&version) {
         return Err("it was written by a later version");
     }
     let mut reader = Reader::new(&header[8..]);
     let decoded =
         (|| Ok::<_, cumulet_encoding::DecodeError>((reader.u64_any()?, reader.fixed()?, reader.u32()?)))();
     match decoded {
-        Ok((generation, key, crc)) if crc == crc32c::crc32c(&header[..48]) => Ok((generation, key)),
+        Ok((generation, discovery_key, crc)) if crc == crc32c::crc32c(&header[..48]) => Ok(LogHeader {
+            version,
+            generation,
+            discovery_key,
+        }),
         _ => Err("its header is damaged"),
     }
 }
@@ -227,6 +252,16 @@ impl Batch {
         self.record(Kind::Seal, sealed.id.index, payload.as_slice());
     }
 
+    /// Keeps a value under a name, or forgets it.
+    pub(super) fn user_data(&mut self, name: &str, value: Option<&[u8]>) {
+        let mut payload = Writer::with_capacity(1 + name.len() + value.map_or(0, <[u8]>::len));
+        payload
+            .bool(value.is_some())
+            .raw(name.as_bytes())
+            .raw(value.unwrap_or_default());
+        self.record(Kind::UserData, name.len() as u64, payload.as_slice());
+    }
+
     pub(super) fn synced(&mut self, offset: u64) {
         self.record(Kind::Synced, offset, &[]);
     }
@@ -301,6 +336,15 @@ impl Frame {
                 })
             }
             Kind::Synced => Record::Synced,
+            Kind::UserData => {
+                let held = reader.bool().ok()?;
+                let length = usize::try_from(self.argument).ok()?;
+                let (name, value) = reader.rest().split_at_checked(length)?;
+                Record::UserData {
+                    name: std::str::from_utf8(name).ok()?.to_owned(),
+                    value: held.then(|| Bytes::copy_from_slice(value)),
+                }
+            }
             Kind::Block => return None,
         })
     }
@@ -308,6 +352,7 @@ impl Frame {
 
 /// A log as it was read.
 pub(super) struct Scan {
+    pub(super) version: u8,
     pub(super) generation: u64,
     /// The records of all whole batches, in order.
     pub(super) records: Vec<Record>,
@@ -322,7 +367,9 @@ pub(super) struct Scan {
 /// Reads a log: every header, and every payload but those of blocks that are known to have been durable.
 pub(super) fn scan(files: &Files, path: &Path, discovery_key: &Hash) -> Result<Scan, StorageError> {
     let file_length = files.length(path)?;
-    let generation = read_header(files, path, file_length, discovery_key)?;
+    let LogHeader {
+        version, generation, ..
+    } = read_header(files, path, file_length, discovery_key)?;
     let generation_crc = crc32c::crc32c(&generation.to_le_bytes());
     let mut window = Window::new(files, path, file_length);
     let (mut found, durable, bad) = read_records(&mut window, generation_crc)?;
@@ -347,6 +394,7 @@ pub(super) fn scan(files: &Files, path: &Path, discovery_key: &Hash) -> Result<S
     found.truncate(whole);
     let records = found.into_iter().map(|(_, _, record)| record).collect();
     Ok(Scan {
+        version,
         generation,
         records,
         end,
@@ -355,13 +403,13 @@ pub(super) fn scan(files: &Files, path: &Path, discovery_key: &Hash) -> Result<S
     })
 }
 
-/// Checks the header, and gives the generation.
+/// Reads and checks the header.
 fn read_header(
     files: &Files,
     path: &Path,
     file_length: u64,
     discovery_key: &Hash,
-) -> Result<u64, StorageError> {
+) -> Result<LogHeader, StorageError> {
     let foreign = |what| StorageError::Foreign {
         what,
         path: path.to_path_buf(),
@@ -371,9 +419,9 @@ fn read_header(
     }
     let mut header = [0; HEADER_BYTES as usize];
     files.read_at(path, 0, &mut header)?;
-    let (generation, found) = decode_header(&header).map_err(foreign)?;
-    if found == *discovery_key {
-        Ok(generation)
+    let header = decode_header(&header).map_err(foreign)?;
+    if header.discovery_key == *discovery_key {
+        Ok(header)
     } else {
         Err(foreign("it belongs to another core"))
     }

@@ -21,7 +21,7 @@ mod seal;
 mod sidecar;
 mod work;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,6 +116,8 @@ pub struct DiskStorage {
     cipher: Option<ContentCipher>,
     limits: Limits,
     index: Index,
+    /// Format of the log, as its header says.
+    version: u8,
     generation: u64,
     log_bytes: u64,
     /// Bytes of the log that are synced.
@@ -171,6 +173,7 @@ impl DiskStorage {
             cipher: options.cipher,
             limits: options.limits,
             index,
+            version: scan.version,
             generation: scan.generation,
             log_bytes: scan.end,
             durable_bytes: scan.end,
@@ -403,6 +406,10 @@ impl DiskStorage {
             batch.head(&head);
             records.push(Record::Head(head));
         }
+        for (name, value) in changes.user_data {
+            batch.user_data(&name, value.as_deref());
+            records.push(Record::UserData { name, value });
+        }
         if batch.is_empty() {
             return Ok(Vec::new());
         }
@@ -426,6 +433,10 @@ impl Storage for DiskStorage {
         &self.index.bitfield
     }
 
+    fn user_data(&self) -> &BTreeMap<String, Bytes> {
+        &self.index.user_data
+    }
+
     fn node(&self, index: u64) -> Result<Option<Node>, StorageError> {
         self.node_of(index)
     }
@@ -438,6 +449,9 @@ impl Storage for DiskStorage {
         self.check_open()?;
         if let Some(length) = changes.truncate {
             self.rescue(length, &mut changes)?;
+        }
+        if !changes.user_data.is_empty() && self.version < log::USER_DATA_VERSION {
+            self.compact()?;
         }
         for record in self.write(changes)? {
             self.index.take(record);

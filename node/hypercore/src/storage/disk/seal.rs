@@ -265,6 +265,9 @@ impl DiskStorage {
             places.push((*index, batch.block(base, *index, &block)));
         }
         batch.head(&self.index.head);
+        for (name, value) in &self.index.user_data {
+            batch.user_data(name, Some(value));
+        }
         batch.finish();
         let mut synced = Batch::new(generation);
         synced.synced(base + batch.bytes.len() as u64);
@@ -272,7 +275,7 @@ impl DiskStorage {
         self.files
             .write_whole(&self.log, &[&header, &batch.bytes, &synced.bytes])?;
         // From the rename on the new log is the one that counts, whatever happens next.
-        self.generation = generation;
+        (self.version, self.generation) = (log::VERSION, generation);
         self.log_bytes = base + (batch.bytes.len() + synced.bytes.len()) as u64;
         for (index, place) in places {
             self.index.blocks.insert(index, place);

@@ -56,14 +56,29 @@ pub(super) fn truncate(storage: &mut dyn Storage, length: u64) {
         .unwrap();
 }
 
+/// The head, blocks, nodes and user data.
+type State = (
+    Head,
+    Vec<Option<Bytes>>,
+    Vec<Option<Node>>,
+    BTreeMap<String, Bytes>,
+);
+
 /// Everything that can be asked of a storage of up to `length` blocks.
-pub(super) fn everything(
-    storage: &dyn Storage,
-    length: u64,
-) -> (Head, Vec<Option<Bytes>>, Vec<Option<Node>>) {
+pub(super) fn everything(storage: &dyn Storage, length: u64) -> State {
     let blocks = (0..length).map(|i| storage.block(i).unwrap()).collect();
     let nodes = (0..2 * length).map(|i| storage.node(i).unwrap()).collect();
-    (storage.head().clone(), blocks, nodes)
+    (storage.head().clone(), blocks, nodes, storage.user_data().clone())
+}
+
+fn keep(storage: &mut dyn Storage, name: &str, value: Option<&[u8]>) {
+    let user_data = vec![(name.to_owned(), value.map(Bytes::copy_from_slice))];
+    storage
+        .apply(Changes {
+            user_data,
+            ..Changes::default()
+        })
+        .unwrap();
 }
 
 #[test]
@@ -85,6 +100,12 @@ fn a_log_torn_at_any_byte_opens_with_a_prefix_of_the_changes_and_keeps_what_it_c
     let mut states = vec![(storage.log_bytes(), everything(&storage, 6))];
     for i in 0..6_u8 {
         append(&mut storage, 0, &[vec![i; usize::from(i) * 7]]);
+        states.push((storage.log_bytes(), everything(&storage, 6)));
+        keep(
+            &mut storage,
+            ["a", "b"][usize::from(i % 2)],
+            (i != 4).then_some(&[i; 9]),
+        );
         states.push((storage.log_bytes(), everything(&storage, 6)));
     }
     drop(storage);
@@ -294,6 +315,7 @@ enum Step {
     Append(Vec<Vec<u8>>),
     Truncate(prop::sample::Index),
     Clear(prop::sample::Index, u64),
+    Keep(String, Option<Vec<u8>>),
     Flush,
     Seal,
     Compact,
@@ -306,6 +328,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 1..6).prop_map(Step::Append),
         1 => any::<prop::sample::Index>().prop_map(Step::Truncate),
         1 => (any::<prop::sample::Index>(), 1_u64..5).prop_map(|(index, length)| Step::Clear(index, length)),
+        1 => ("[ab]", proptest::option::of(proptest::collection::vec(any::<u8>(), 0..9)))
+            .prop_map(|(name, value)| Step::Keep(name, value)),
         2 => Just(Step::Flush),
         1 => Just(Step::Seal),
         1 => Just(Step::Compact),
@@ -347,6 +371,10 @@ proptest! {
                     let changes = Changes { clear: vec![start..start + count], ..Changes::default() };
                     disk.apply(changes.clone()).unwrap();
                     model.apply(changes).unwrap();
+                }
+                Step::Keep(name, value) => {
+                    keep(&mut disk, &name, value.as_deref());
+                    keep(&mut model, &name, value.as_deref());
                 }
                 Step::Flush => disk.flush().unwrap(),
                 Step::Seal => {
@@ -406,6 +434,7 @@ fn live(storage: &mut DiskStorage, states: &mut Vec<State>) -> Result<(), Storag
             .map(|i| vec![round * 7 + i; 3 + usize::from(round)])
             .collect();
         let mut changes = appended(&model, &blocks);
+        changes.user_data = vec![(format!("n{}", round % 2), Some(Bytes::from(vec![round; 5])))];
         if round == 4 {
             changes = Changes {
                 truncate: Some(5),
@@ -428,8 +457,6 @@ fn live(storage: &mut DiskStorage, states: &mut Vec<State>) -> Result<(), Storag
     }
     Ok(())
 }
-
-type State = (Head, Vec<Option<Bytes>>, Vec<Option<Node>>);
 
 fn appended(storage: &MemoryStorage, blocks: &[Vec<u8>]) -> Changes {
     let mut copy = storage.clone();
@@ -628,10 +655,14 @@ fn more_nodes_and_blocks_than_one_array_of_the_protocol_may_have_come_back() {
     assert_eq!(open(&dir).node(1_099_999).unwrap().map(|node| node.size), Some(1));
 }
 
-#[test]
-fn the_log_has_the_bytes_of_the_golden_file() {
-    let dir = TempDir::new().unwrap();
-    let mut storage = open(&dir);
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+/// What the golden logs hold, the first as far as its version can.
+fn golden_content(storage: &mut dyn Storage, version: u8) {
     let manifest = Some(Manifest::single([7; 32]));
     storage
         .apply(Changes {
@@ -639,7 +670,7 @@ fn the_log_has_the_bytes_of_the_golden_file() {
             ..Changes::default()
         })
         .unwrap();
-    append(&mut storage, 0, &[b"one".to_vec(), Vec::new(), b"three".to_vec()]);
+    append(storage, 0, &[b"one".to_vec(), Vec::new(), b"three".to_vec()]);
     storage.flush().unwrap();
     storage
         .apply(Changes {
@@ -647,8 +678,28 @@ fn the_log_has_the_bytes_of_the_golden_file() {
             ..Changes::default()
         })
         .unwrap();
-    truncate(&mut storage, 2);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/head-log-v1.bin");
+    truncate(storage, 2);
+    if version >= log::USER_DATA_VERSION {
+        keep(storage, "name", Some(b"value"));
+        keep(storage, "gone", Some(b""));
+        keep(storage, "gone", None);
+    }
+}
+
+/// A directory with one of the golden logs in it.
+fn with_golden_log(name: &str) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir_all(dir.path().join("core")).unwrap();
+    fs::copy(golden(name), log(&dir)).unwrap();
+    dir
+}
+
+#[test]
+fn the_log_has_the_bytes_of_the_golden_file() {
+    let dir = TempDir::new().unwrap();
+    let mut storage = open(&dir);
+    golden_content(&mut storage, log::VERSION);
+    let path = golden("head-log-v2.bin");
     let bytes = fs::read(log(&dir)).unwrap();
     if std::env::var_os("CUMULET_WRITE_GOLDEN").is_some() {
         fs::write(&path, &bytes).unwrap();
@@ -658,8 +709,60 @@ fn the_log_has_the_bytes_of_the_golden_file() {
         fs::read(&path).unwrap(),
         "a changed format needs a new version"
     );
-    let other = TempDir::new().unwrap();
-    fs::create_dir_all(other.path().join("core")).unwrap();
-    fs::copy(&path, log(&other)).unwrap();
+    let other = with_golden_log("head-log-v2.bin");
     assert_eq!(everything(&open(&other), 3), everything(&storage, 3));
+}
+
+#[test]
+fn a_log_of_version_1_goes_on_and_becomes_one_of_version_2_before_it_holds_user_data() {
+    let mut model = MemoryStorage::new();
+    golden_content(&mut model, 1);
+    let dir = with_golden_log("head-log-v1.bin");
+    let mut storage = open(&dir);
+    assert_eq!(everything(&storage, 3), everything(&model, 3));
+    assert_eq!(storage.manifest(), model.manifest());
+    // Blocks go to it as it is.
+    append(&mut storage, 1, &[b"more".to_vec()]);
+    append(&mut model, 1, &[b"more".to_vec()]);
+    storage.flush().unwrap();
+    drop(storage);
+    let version = || fs::read(log(&dir)).unwrap()[7];
+    assert_eq!(version(), 1);
+    let mut storage = open(&dir);
+    assert_eq!(everything(&storage, 3), everything(&model, 3));
+    // An older program must not take a record that it does not know for a torn end, and cut it.
+    keep(&mut storage, "name", Some(b"value"));
+    keep(&mut model, "name", Some(b"value"));
+    assert_eq!(version(), 2);
+    append(&mut storage, 1, &[b"and more".to_vec()]);
+    append(&mut model, 1, &[b"and more".to_vec()]);
+    storage.flush().unwrap();
+    drop(storage);
+    let storage = open(&dir);
+    assert_eq!(everything(&storage, 4), everything(&model, 4));
+    assert_eq!(storage.cut_bytes(), 0);
+}
+
+#[test]
+fn a_log_of_version_1_is_one_of_version_2_when_it_was_written_anew() {
+    let dir = with_golden_log("head-log-v1.bin");
+    let mut storage = open(&dir);
+    let before = everything(&storage, 3);
+    storage.compact().unwrap();
+    drop(storage);
+    assert_eq!(fs::read(log(&dir)).unwrap()[7], 2);
+    assert_eq!(everything(&open(&dir), 3), before);
+}
+
+#[test]
+fn a_log_of_a_later_version_is_refused_and_left_alone() {
+    let dir = with_golden_log("head-log-v2.bin");
+    let mut bytes = fs::read(log(&dir)).unwrap();
+    bytes[7] = 3;
+    let crc = crc32c::crc32c(&bytes[..48]).to_le_bytes();
+    bytes[48..52].copy_from_slice(&crc);
+    fs::write(log(&dir), &bytes).unwrap();
+    let refused = DiskStorage::open(&dir.path().join("core"), DISCOVERY_KEY, DiskOptions::default());
+    assert!(matches!(refused, Err(StorageError::Foreign { .. })));
+    assert_eq!(fs::read(log(&dir)).unwrap(), bytes);
 }

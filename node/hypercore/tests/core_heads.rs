@@ -1,13 +1,14 @@
-//! A core's segments and heads: what is shipped can be restored, and nothing else can.
+//! A core's signed head without its blocks can be taken over, a changed one can't; and a reader that seals eagerly keeps what
+//! it was given.
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
-use cumulet_hypercore::core::{AdoptError, Core, CoreSegmentError, HeadState, HeadStateError};
+use cumulet_hypercore::core::{AdoptError, Core, HeadStateError};
 use cumulet_hypercore::crypto::KeyPair;
 use cumulet_hypercore::manifest::Manifest;
 use cumulet_hypercore::messages::{Request, RequestBlock, RequestUpgrade};
-use cumulet_hypercore::segment::{ContentCipher, SegmentId};
-use cumulet_hypercore::storage::{DiskOptions, DiskStorage, Limits, MemoryStorage, Storage};
+use cumulet_hypercore::segment::{ContentCipher, Place, SegmentId, decode, encode};
+use cumulet_hypercore::storage::{DiskOptions, DiskStorage, ImportedSegment, Limits, MemoryStorage, Storage};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -40,93 +41,62 @@ fn disk(dir: &TempDir, cipher: Option<ContentCipher>) -> DiskStorage {
 }
 
 #[test]
-fn a_core_shipped_as_head_and_segments_is_restored_whole() {
-    for cipher in [None, Some(ContentCipher::new(&[3; 32]))] {
-        let (origin_dir, restored_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-        let origin = writer(disk(&origin_dir, cipher.clone()), 300);
-        let segments = origin.canonical_cut().unwrap();
-        let head = HeadState::decode(&origin.head_state(&segments).unwrap().unwrap().encode()).unwrap();
-        let mut restored = Core::open(disk(&restored_dir, cipher.clone()), *origin.key()).unwrap();
-        assert!(restored.adopt_head(head).unwrap());
-        for id in segments {
-            let (place, bytes) = origin.read_segment(id, cipher.as_ref()).unwrap().unwrap();
-            assert_eq!(place.id, id);
-            restored.import_segment(bytes.clone(), cipher.as_ref()).unwrap();
-            assert_eq!(
-                restored.read_segment(id, cipher.as_ref()).unwrap().unwrap().1,
-                bytes,
-                "the same bytes again"
-            );
+fn a_core_given_as_a_head_and_segments_is_whole_whether_the_segments_are_encrypted_as_the_store_is_or_not() {
+    let origin = writer(MemoryStorage::new(), 60);
+    let segments: Vec<SegmentId> = [(5, 0), (4, 2), (3, 6), (2, 14)]
+        .into_iter()
+        .map(|(level, index)| SegmentId { level, index })
+        .collect();
+    let ciphers = [None, Some(ContentCipher::new(&[3; 32]))];
+    for (given, own) in ciphers
+        .iter()
+        .flat_map(|given| ciphers.iter().map(move |own| (given, own)))
+    {
+        let dir = TempDir::new().unwrap();
+        let mut restored = Core::open(disk(&dir, own.clone()), *origin.key()).unwrap();
+        assert!(
+            restored
+                .adopt_head(origin.head_state(&segments).unwrap().unwrap())
+                .unwrap()
+        );
+        for id in segments.iter().copied() {
+            let place = Place {
+                discovery_key: *origin.discovery_key(),
+                fork: 0,
+                id,
+            };
+            let blocks: Vec<Bytes> = id.blocks().map(block).collect();
+            let bytes = encode(&place, given.as_ref(), &blocks).unwrap().bytes;
+            let decoded = decode(&bytes, &place, given.as_ref()).unwrap();
+            assert_eq!(Some(decoded.root), restored.node(id.node()).unwrap());
+            let as_file = given == own;
+            restored
+                .storage_mut()
+                .import(ImportedSegment {
+                    place,
+                    bytes: as_file.then(|| bytes.clone()),
+                    decoded,
+                })
+                .unwrap();
+            if as_file {
+                let stored = restored.storage().sealed_segment(id).unwrap();
+                assert_eq!(stored, Some((0, bytes)), "the same bytes again");
+            }
         }
         restored.flush().unwrap();
-        let restored = Core::open(disk(&restored_dir, cipher), *origin.key()).unwrap();
-        assert_eq!(restored.contiguous_length(), 300);
+        let restored = Core::open(disk(&dir, own.clone()), *origin.key()).unwrap();
+        assert_eq!(restored.contiguous_length(), 60);
         assert_eq!(restored.roots(), origin.roots());
-        for index in 0..300 {
+        for index in 0..60 {
             assert_eq!(restored.get(index).unwrap(), Some(block(index)));
-            let asked = Some(RequestBlock { index, nodes: 3 });
             let request = Request {
-                block: asked,
+                block: Some(RequestBlock { index, nodes: 3 }),
                 ..Request::default()
             };
             let proof = origin.create_proof(&request);
             assert_eq!(restored.create_proof(&request).ok(), proof.ok());
         }
     }
-}
-
-#[test]
-fn segments_of_the_clear_go_into_an_encrypted_store_and_back() {
-    let dir = TempDir::new().unwrap();
-    let origin = writer(MemoryStorage::new(), 64);
-    let cipher = ContentCipher::new(&[4; 32]);
-    let mut restored = Core::open(disk(&dir, Some(cipher.clone())), *origin.key()).unwrap();
-    let segments = origin.canonical_cut().unwrap();
-    restored
-        .adopt_head(origin.head_state(&segments).unwrap().unwrap())
-        .unwrap();
-    for id in segments {
-        let (_, bytes) = origin.read_segment(id, None).unwrap().unwrap();
-        restored.import_segment(bytes, None).unwrap();
-        assert_eq!(
-            restored.read_segment(id, None).unwrap(),
-            origin.read_segment(id, None).unwrap()
-        );
-        assert!(restored.read_segment(id, Some(&cipher)).unwrap().is_some());
-    }
-}
-
-#[test]
-fn a_segment_that_nothing_proves_is_refused() {
-    let origin = writer(MemoryStorage::new(), 8);
-    let id = SegmentId { level: 1, index: 1 };
-    let (_, bytes) = origin.read_segment(id, None).unwrap().unwrap();
-    let mut reader = Core::open(MemoryStorage::new(), *origin.key()).unwrap();
-    let refused = reader.import_segment(bytes.clone(), None).unwrap_err();
-    assert!(matches!(refused, CoreSegmentError::NotConnected { .. }));
-    reader
-        .adopt_head(origin.head_state(&[]).unwrap().unwrap())
-        .unwrap();
-    assert!(matches!(
-        reader.import_segment(bytes.clone(), None),
-        Err(CoreSegmentError::NotConnected { .. })
-    ));
-    let mut forked = writer(MemoryStorage::new(), 2);
-    forked.append_batch((50..56).map(block).collect()).unwrap();
-    assert!(matches!(
-        forked.import_segment(bytes.clone(), None),
-        Err(CoreSegmentError::WrongTree { .. })
-    ));
-    let mut other = Core::open(MemoryStorage::new(), [1; 32]).unwrap();
-    assert!(matches!(
-        other.import_segment(bytes.clone(), None),
-        Err(CoreSegmentError::Segment(_))
-    ));
-    reader
-        .adopt_head(origin.head_state(&[id]).unwrap().unwrap())
-        .unwrap();
-    reader.import_segment(bytes, None).unwrap();
-    assert_eq!(reader.get(3).unwrap(), Some(block(3)));
 }
 
 #[test]
@@ -183,7 +153,7 @@ fn a_head_never_takes_a_core_back_nor_onto_another_tree() {
     assert!(matches!(core.adopt_head(longer), Err(AdoptError::NotConnected)));
     let mut same = writer(MemoryStorage::new(), 6);
     core.append(block(11)).unwrap();
-    let cut = same.canonical_cut().unwrap();
+    let cut = [SegmentId { level: 2, index: 0 }, SegmentId { level: 1, index: 2 }];
     assert!(same.adopt_head(core.head_state(&cut).unwrap().unwrap()).unwrap());
     assert_eq!(same.roots(), core.roots());
 }
@@ -255,9 +225,10 @@ proptest! {
                     let start = seed % writer.length();
                     reader.clear(start..start + count).unwrap();
                 }
-                Step::Ship => for id in reader.canonical_cut().unwrap() {
-                    let (place, bytes) = reader.read_segment(id, None).unwrap().unwrap();
-                    let again = cumulet_hypercore::segment::decode(&bytes, &place, None).unwrap();
+                Step::Ship => for id in reader.storage().sealed_segments().collect::<Vec<_>>() {
+                    let Some((fork, bytes)) = reader.storage().sealed_segment(id).unwrap() else { continue };
+                    let place = Place { discovery_key: *reader.discovery_key(), fork, id };
+                    let again = decode(&bytes, &place, None).unwrap();
                     prop_assert_eq!(Some(again.root), writer.node(id.node()).unwrap());
                 }
                 Step::Reopen => {
@@ -276,24 +247,5 @@ proptest! {
                 }
             }
         }
-    }
-}
-
-#[test]
-fn the_head_has_the_bytes_of_the_golden_file() {
-    let origin = writer(MemoryStorage::new(), 13);
-    let state = origin
-        .head_state(&[SegmentId { level: 1, index: 4 }])
-        .unwrap()
-        .unwrap();
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/head-state-v1.bin");
-    if std::env::var_os("CUMULET_WRITE_GOLDEN").is_some() {
-        std::fs::write(&path, state.encode()).unwrap();
-    }
-    let golden = std::fs::read(&path).unwrap();
-    assert_eq!(state.encode(), golden, "a changed format needs a new version");
-    assert_eq!(HeadState::decode(&golden), Ok(state));
-    for length in 0..golden.len() {
-        assert!(HeadState::decode(&golden[..length]).is_err(), "torn at {length}");
     }
 }
