@@ -37,6 +37,13 @@ async function blocksOf (core) {
   return blocks
 }
 
+// SHA-256 of every block.
+async function hashes (core) {
+  const found = []
+  for (let i = 0; i < core.length; i++) found.push(createHash('sha256').update(await core.get(i, { raw: true })).digest('hex'))
+  return found
+}
+
 async function inDirectory (work) {
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'cumulet-archives-'))
   try {
@@ -81,7 +88,7 @@ async function bee (tag, directory) {
 }
 
 // What a drive reads as: the same from JavaScript and from Rust, or one of them is wrong.
-async function describe (drive) {
+async function describe (drive, middle) {
   const files = []
   for await (const { seq, key, value } of drive.list('/')) {
     const file = { key, seq, linkname: value.linkname, executable: value.executable, metadata: value.metadata }
@@ -95,14 +102,16 @@ async function describe (drive) {
     files.push(file)
   }
   const diff = []
-  const middle = files.length ? Math.max(...files.map((file) => file.seq)) : 1
+  if (!middle) middle = files.length ? Math.max(...files.map((file) => file.seq)) : 1
   for await (const { left, right } of drive.diff(middle, '/')) {
     diff.push([(left || right).key, left && left.seq, right && right.seq])
   }
   return { version: drive.version, files, middle, diff }
 }
 
+// Returns a version between two of the changes: those inside a batch can't be read.
 async function fill (drive) {
+  const versions = []
   const name = () => '/' + Array.from({ length: 1 + random(3) }, () => pick(['a', 'b', 'ü', 'x y', 'c.txt', 'd.bin'])).join('/')
   const sizes = [0, 1, 10, 100, 65535, 65536, 65537, 200000]
   const data = () => Buffer.alloc(pick(sizes), Buffer.from([random(256), random(256), random(256), 1]))
@@ -133,7 +142,9 @@ async function fill (drive) {
       default:
         await drive.put(name(), data(), options)
     }
+    versions.push(drive.version)
   }
+  return versions[versions.length >> 1]
 }
 
 async function writeDrive (directory) {
@@ -229,7 +240,7 @@ function reseed (seed) {
   state = Number(seed) | 0
 }
 
-module.exports = { describe, fill, random, reseed }
+module.exports = { describe, fill, hashes, random, reseed }
 
 if (require.main === module) {
   main(process.argv.slice(2)).then(

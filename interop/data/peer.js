@@ -198,7 +198,8 @@ const commands = {
   // What a core is, with the hash of its tree.
   async state({ name }) {
     const core = cores.get(name)
-    const treeHash = core.length ? b4a.toString(await core.treeHash(), 'hex') : null
+    // Not `treeHash`, which waits for the last block.
+    const treeHash = core.length ? b4a.toString(await Hypercore.treeHashFromStorage(core), 'hex') : null
     return { ...describe(core), treeHash }
   },
 
@@ -254,21 +255,66 @@ const commands = {
     return readBee(new Hyperbee(core), middle)
   },
 
+  // Runs operations on a bee in a new core; gives the hashes of its blocks.
+  async applyBee({ name, ops }) {
+    await commands.create({ name, kind: 'default' })
+    const core = cores.get(name)
+    const bee = new Hyperbee(core, { extension: false })
+    await bee.ready()
+    const cas = (prev, next) => !b4a.equals(prev.value, b4a.from(next.value))
+    for (const [op, key, value] of ops) {
+      if (op === 'put') await bee.put(key, value)
+      else if (op === 'putIf') await bee.put(key, value, { cas })
+      else if (op === 'del') await bee.del(key)
+      else {
+        const batch = bee.batch()
+        for (const [changed, to] of key) await (to === null ? batch.del(changed) : batch.put(changed, to))
+        await batch.flush()
+      }
+    }
+    return { blocks: await archives.hashes(core) }
+  },
+
+  // Runs operations on a new drive; gives the hashes of the blocks of both its cores.
+  async applyDrive({ name, ops }) {
+    const drive = new Hyperdrive(store.namespace(name))
+    await drive.ready()
+    drives.set(name, drive)
+    const data = ({ size, start }) => {
+      const bytes = b4a.alloc(size)
+      for (let at = 0; at < size; at++) bytes[at] = (at % 251) + start
+      return bytes
+    }
+    const put = (to, file) => to.put(file.name, data(file), { executable: file.executable, metadata: file.metadata })
+    for (const [op, what, target] of ops) {
+      if (op === 'put') await put(drive, what)
+      else if (op === 'del') await drive.del(what)
+      else if (op === 'symlink') await drive.symlink(what, target)
+      else {
+        const batch = drive.batch()
+        for (const file of what) await put(batch, file)
+        await batch.flush()
+      }
+    }
+    const blobs = await drive.getBlobs()
+    return { db: await archives.hashes(drive.db.core), blobs: await archives.hashes(blobs.core) }
+  },
+
   async writeDrive({ name, seed }) {
     archives.reseed(seed)
     const drive = new Hyperdrive(store.namespace(name))
     await drive.ready()
-    await archives.fill(drive)
+    const middle = await archives.fill(drive)
     drives.set(name, drive)
-    return { key: b4a.toString(drive.key, 'hex'), ...(await archives.describe(drive)) }
+    return { key: b4a.toString(drive.key, 'hex'), ...(await archives.describe(drive, middle)) }
   },
 
-  async readDrive({ name, key, version }) {
+  async readDrive({ name, key, version, middle }) {
     const drive = new Hyperdrive(store, b4a.from(key, 'hex'))
     await drive.ready()
     drives.set(name, drive)
     await until(async () => drive.version >= version || ((await drive.update()), drive.version >= version), 'version ' + version)
-    return archives.describe(drive)
+    return archives.describe(drive, middle)
   },
 
   async truncate({ name, length }) {

@@ -137,23 +137,122 @@ fn a_changed_expected_value_fails_in_every_file() {
     }
 }
 
+/// Places of all objects in a value, the value itself among them.
+fn objects(value: &Value, path: String, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                objects(
+                    value,
+                    format!("{path}/{}", name.replace('~', "~0").replace('/', "~1")),
+                    found,
+                );
+            }
+            found.push(path);
+        }
+        Value::Array(items) => {
+            for (index, value) in items.iter().enumerate() {
+                objects(value, format!("{path}/{index}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The shipped files, as `data/keys.json`.
+fn shipped_files() -> Vec<String> {
+    let mut files = Vec::new();
+    for plane in ["data", "network"] {
+        for entry in fs::read_dir(shipped().join(plane)).unwrap() {
+            files.push(format!(
+                "{plane}/{}",
+                entry.unwrap().file_name().to_str().unwrap()
+            ));
+        }
+    }
+    files.sort();
+    assert!(files.len() >= 42, "{} files", files.len());
+    files
+}
+
+/// Numbers of the first cases of every kind of a file.
+fn samples(file: &Value) -> Vec<usize> {
+    let mut seen = std::collections::HashSet::new();
+    let cases = file["cases"].as_array().unwrap();
+    let is_new = |index: &usize| {
+        let case = &cases[*index];
+        let fields: Vec<&String> = case.as_object().unwrap().keys().collect();
+        seen.insert(format!("{} {} {fields:?}", case["kind"], case["type"]))
+    };
+    (0..cases.len()).filter(is_new).take(6).collect()
+}
+
 #[test]
-fn a_field_that_is_not_known_fails_wherever_it_stands() {
-    for path in ["data/hyperdrive.json", "network/router.json", "network/udx.json"] {
+fn a_field_that_is_not_known_fails_in_every_file_and_wherever_it_stands() {
+    let mut unnoticed = Vec::new();
+    for path in shipped_files() {
         let name = path.split('/').next_back().unwrap();
-        let mut file = read(path);
-        file["cases"][0]["surprise"] = json!(1);
-        let report = check_one(name, &file);
-        assert_eq!(report.failures.len(), 1, "{path}");
-        assert!(report.failures[0].to_string().contains("unknown field /surprise"));
-        let mut file = read(path);
-        file["surprise"] = json!(1);
+        let mut head = read(&path);
+        head["surprise"] = json!(1);
+        let report = check_one(name, &head);
+        assert_eq!((report.passed, report.failures.len()), (0, 1), "{path}");
         assert!(
-            check_one(name, &file).failures[0]
+            report.failures[0]
                 .to_string()
                 .contains("unknown field surprise of the head")
         );
+        let file = read(&path);
+        for index in samples(&file) {
+            let mut places = Vec::new();
+            objects(&file["cases"][index], String::new(), &mut places);
+            // Long scripts repeat themselves.
+            let step = places.len() / 12 + 1;
+            places.reverse();
+            for place in places.iter().step_by(step) {
+                let mut changed = file.clone();
+                changed["cases"] = json!(file["cases"].as_array().unwrap()[..=index]);
+                let before = check_one(name, &changed).failures.len();
+                let object = changed["cases"][index].pointer_mut(place).unwrap();
+                object["surprise"] = json!(1);
+                if check_one(name, &changed).failures.len() == before {
+                    unnoticed.push(format!("{path} case {index} {place}"));
+                }
+            }
+        }
     }
+    assert!(unnoticed.is_empty(), "{}", unnoticed.join("\n"));
+}
+
+#[test]
+fn a_case_of_no_known_kind_fails_in_every_file() {
+    for path in shipped_files() {
+        let name = path.split('/').next_back().unwrap();
+        let mut file = read(&path);
+        let first = file["cases"][0].clone();
+        file["cases"] = json!([first, {"kind": "surprise", "name": "surprise"}]);
+        let report = check_one(name, &file);
+        assert_eq!((report.passed, report.failures.len()), (1, 1), "{path}");
+        let failed = report.failures[0].case.as_deref().unwrap_or_default();
+        assert!(failed.starts_with("case 1"), "{path}: {failed}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_known_fails_beside_those_that_are() {
+    let folder = tempfile::tempdir().unwrap();
+    for plane in ["data", "network"] {
+        fs::create_dir(folder.path().join(plane)).unwrap();
+    }
+    let keys = fs::read(shipped().join("data/keys.json")).unwrap();
+    fs::write(folder.path().join("data/keys.json"), &keys).unwrap();
+    let passed = check(folder.path(), |_| ()).unwrap().passed;
+    let router = fs::read_to_string(shipped().join("network/router.json")).unwrap();
+    let renamed = router.replace("\"router\"", "\"rooter\"");
+    fs::write(folder.path().join("network/rooter.json"), renamed).unwrap();
+    fs::write(folder.path().join("network/notes.txt"), "notes").unwrap();
+    fs::write(folder.path().join("network/broken.json"), "{").unwrap();
+    let report = check(folder.path(), |_| ()).unwrap();
+    assert_eq!((report.passed, report.failures.len()), (passed, 3));
 }
 
 #[test]

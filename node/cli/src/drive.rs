@@ -7,6 +7,7 @@ use clap::{Subcommand, ValueHint};
 use crate::failure::Result;
 use crate::files::{self, PutOptions};
 use crate::folders;
+use crate::mirror::{self, MirrorArguments};
 use crate::ranges::Span;
 use crate::serve::{self, ServeOptions};
 use crate::session::Session;
@@ -93,6 +94,9 @@ pub(crate) enum DriveCommand {
         #[arg(long, value_name = "VERSION")]
         version: Option<u64>,
     },
+    /// Makes a drive equal to a folder, or a folder equal to a drive.
+    #[command(after_help = mirror::EXAMPLES)]
+    Mirror(MirrorArguments),
     /// Lists the files that changed between two versions.
     #[command(after_help = "Example:\n  cumulet drive diff photos 10 20 --folder /2024")]
     Diff {
@@ -160,6 +164,7 @@ pub(crate) async fn run(session: &mut Session, command: DriveCommand) -> Result 
             newer,
             folder,
         } => folders::diff(session, &drive, older, newer, &folder).await,
+        DriveCommand::Mirror(arguments) => mirror::run(session, arguments).await,
         DriveCommand::Info { drive } => folders::info(session, &drive).await,
         DriveCommand::Verify { drive } => folders::verify(session, &drive).await,
         DriveCommand::Serve(options) => serve::run(session, options).await,

@@ -7,6 +7,7 @@ use cumulet_hyperbee::union::UnionError;
 use cumulet_hyperbee::{BeeError, BlocksError, ErrorKind};
 use cumulet_hypercore::corestore::CorestoreError;
 use cumulet_hypercore::storage::{self, StorageError};
+use cumulet_hyperdrive::mirror::MirrorError;
 use cumulet_hyperdrive::{BlobError, DriveError};
 use serde::Serialize;
 
@@ -156,6 +157,8 @@ fn kind_of(error: &(dyn Error + 'static)) -> Option<Kind> {
     } else if let Some(error) = error.downcast_ref::<DriveError>() {
         of_archive(error.kind())
     } else if let Some(error) = error.downcast_ref::<BlobError>() {
+        of_archive(error.kind())
+    } else if let Some(MirrorError::Drive(error)) = error.downcast_ref() {
         of_archive(error.kind())
     } else {
         None

@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::append::missing;
-use crate::failure::{Context, Failure, Kind, Result};
+use crate::failure::{Context, Failure, Result};
 use crate::names::ArchiveKind;
 use crate::output::Unit;
 use crate::plain::PlainCore;
@@ -78,7 +78,8 @@ pub(crate) async fn open(
     Ok((target, newest.checkout(version)))
 }
 
-async fn writer(
+/// Opens a drive of our own to write; `make` makes it if the name is new.
+pub(crate) async fn writer(
     session: &mut Session,
     text: &str,
     make: bool,
@@ -88,13 +89,6 @@ async fn writer(
     } else {
         session.target(text)?
     };
-    if let Some((name, named)) = &target.own
-        && named.kind != ArchiveKind::Drive
-    {
-        let kind = named.kind.as_str();
-        return Err(Failure::new(Kind::Failed, format!("{name} is a {kind}"))
-            .hint("choose another name for the drive"));
-    }
     session.writable(&target).await?;
     let cores = session.drive(&target).await?;
     Ok((target, DriveWriter::new(cores.db, cores.blobs)))

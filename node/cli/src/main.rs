@@ -15,6 +15,7 @@ mod drive;
 mod failure;
 mod files;
 mod folders;
+mod mirror;
 mod names;
 mod network;
 mod output;

@@ -223,6 +223,15 @@ impl Session {
 
     /// The cores of a drive.
     pub(crate) async fn drive(&mut self, target: &Target) -> Result<DriveCores> {
+        if let Some((name, named)) = &target.own
+            && named.kind != ArchiveKind::Drive
+        {
+            let kind = named.kind.as_str();
+            return Err(
+                Failure::new(Kind::Failed, format!("{name} is a {kind}, not a drive"))
+                    .hint(format!("`cumulet {kind} --help` shows what can be done with it")),
+            );
+        }
         let db = self.core(target).await?;
         let secret = self.encryption_key(target)?;
         let blobs = if let Some(pair) = self.key_pair(target)? {

@@ -4,10 +4,12 @@
 
 mod support;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::Value;
-use support::{User, files_below, json_lines, noise};
+use support::{User, files_below, json_lines, noise, until};
 
 /// Runs a verify that must find damage; returns what it said.
 #[track_caller]
@@ -66,11 +68,28 @@ fn a_flipped_byte_in_a_segment_is_found_and_named_and_the_other_blocks_are_sound
     let user = User::new();
     user.ok(&["core", "create", "a"]);
     let big = noise(4, 24_000_000);
-    let path = user.file("big", &big);
-    user.ok(&["core", "append", "a", &path]);
+    // Segments are written when nothing was appended for a moment, and leave the log then: the command stays for more until
+    // that is done.
+    let mut append = user
+        .command(&["core", "append", "a"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = append.stdin.take().unwrap();
+    input.write_all(&big).unwrap();
+    let is_segment = |file: &PathBuf| file.extension().is_some_and(|end| end == "seg");
+    until("the log does not shrink", || {
+        let files = files_below(&user.store());
+        let (segments, others): (Vec<_>, Vec<_>) = files.into_iter().partition(is_segment);
+        let sizes = others.iter().filter_map(|file| std::fs::metadata(file).ok());
+        !segments.is_empty() && sizes.map(|metadata| metadata.len()).sum::<u64>() < 12 << 20
+    });
+    drop(input);
+    assert!(append.wait().unwrap().success());
     let segments: Vec<PathBuf> = files_below(&user.store())
         .into_iter()
-        .filter(|file| file.extension().is_some_and(|end| end == "seg"))
+        .filter(is_segment)
         .collect();
     assert!(!segments.is_empty());
     for index in [0_usize, 5, 77] {

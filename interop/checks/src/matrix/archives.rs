@@ -105,8 +105,8 @@ async fn write_bee(core: &CoreHandle, count: usize, random: &mut Random) -> Resu
 type CoreDrive = Drive<CoreHandle, CoreHandle>;
 
 /// What `describe` of `archives.js` says, from our side.
-async fn describe(drive: &CoreDrive) -> Result<Value> {
-    let (mut files, mut middle) = (Vec::new(), 0);
+async fn describe(drive: &CoreDrive, middle: u64) -> Result<Value> {
+    let mut files = Vec::new();
     let mut list = drive.files.list("/")?;
     while let Some(file) = list.next().await? {
         let metadata = match &file.entry.metadata {
@@ -117,7 +117,6 @@ async fn describe(drive: &CoreDrive) -> Result<Value> {
             "key": file.path, "seq": file.seq, "linkname": file.entry.linkname,
             "executable": file.entry.executable, "metadata": metadata,
         });
-        middle = middle.max(file.seq);
         if file.entry.blob.is_some() {
             let data = drive.read(&file, None).await?.to_vec(1 << 24).await?;
             described["size"] = data.len().into();
@@ -134,7 +133,6 @@ async fn describe(drive: &CoreDrive) -> Result<Value> {
         }
         files.push(described);
     }
-    let middle = if files.is_empty() { 1 } else { middle };
     let mut diff = Vec::new();
     let mut changes = drive.files.diff(middle, "/")?;
     while let Some(change) = changes.next().await? {
@@ -163,7 +161,8 @@ pub(super) async fn drive(direction: Direction, mut random: Random) -> Result<()
             let content = content::content(&header, &key, &manifest)?;
             let blobs = node.store.get(content.key).await?;
             blobs.update().await?;
-            same(&describe(&Drive::new(&bee, blobs)).await?, &written)?;
+            let middle = written["middle"].as_u64().context("no middle")?;
+            same(&describe(&Drive::new(&bee, blobs), middle).await?, &written)?;
         }
         Direction::WeWrite => {
             let pair = KeyPair::from_seed(&random.bytes());
@@ -173,10 +172,12 @@ pub(super) async fn drive(direction: Direction, mut random: Random) -> Result<()
             let db = node.store.create(manifest, Some(pair.clone())).await?;
             let blobs = node.store.create(derived, Some(pair)).await?;
             let mut writer = DriveWriter::new(db, blobs);
-            fill(&mut writer, &mut random).await?;
+            let middle = fill(&mut writer, &mut random).await?;
             node.connect(&mut js, &mut random).await?;
-            let ours = describe(&writer.drive()).await?;
-            let arguments = json!({"name": "drive", "key": hex::encode(key), "version": ours["version"]});
+            let ours = describe(&writer.drive(), middle).await?;
+            let arguments = json!({
+                "name": "drive", "key": hex::encode(key), "version": ours["version"], "middle": middle,
+            });
             same(&ours, &js.ask("readDrive", arguments).await?)?;
         }
     }
@@ -184,10 +185,10 @@ pub(super) async fn drive(direction: Direction, mut random: Random) -> Result<()
     js.close().await
 }
 
-const NAMES: [&str; 6] = ["a", "b", "ü", "x y", "c.txt", "d.bin"];
-const SIZES: [usize; 8] = [0, 1, 10, 100, 65_535, 65_536, 65_537, 200_000];
+pub(super) const NAMES: [&str; 6] = ["a", "b", "ü", "x y", "c.txt", "d.bin"];
+pub(super) const SIZES: [usize; 8] = [0, 1, 10, 100, 65_535, 65_536, 65_537, 200_000];
 
-fn name(random: &mut Random) -> String {
+pub(super) fn name(random: &mut Random) -> String {
     let depth = 1 + random.below(3);
     let parts = (0..depth).flat_map(|_| ["/", NAMES[random.below(NAMES.len())]]);
     parts.collect()
@@ -198,7 +199,9 @@ fn data(random: &mut Random) -> Vec<u8> {
     (0..size).map(|at| (at % 251 + start) as u8).collect()
 }
 
-async fn fill(writer: &mut DriveWriter<CoreHandle, CoreHandle>, random: &mut Random) -> Result<()> {
+/// Returns a version between two of the changes: those inside a batch can't be read.
+async fn fill(writer: &mut DriveWriter<CoreHandle, CoreHandle>, random: &mut Random) -> Result<u64> {
+    let mut versions = Vec::new();
     for _ in 0..20 + random.below(30) {
         let metadata = match random.below(3) {
             0 => Some(serde_json::value::to_raw_value(
@@ -232,6 +235,7 @@ async fn fill(writer: &mut DriveWriter<CoreHandle, CoreHandle>, random: &mut Ran
                 writer.put(&name, &data(random), options).await?;
             }
         }
+        versions.push(writer.version());
     }
-    Ok(())
+    Ok(versions[versions.len() / 2])
 }

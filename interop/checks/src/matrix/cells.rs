@@ -149,12 +149,12 @@ async fn we_pass_on(kind: Kind, sizes: &[usize], mut random: Random) -> Result<(
 const CORES: usize = 50;
 
 /// Many cores over one stream.
-pub(super) async fn many_cores(direction: Direction, loads: Vec<usize>, mut random: Random) -> Result<()> {
+pub(super) async fn many_cores(direction: Direction, loads: Vec<Load>, mut random: Random) -> Result<()> {
     let (mut js, node) = (JsPeer::start()?, Node::new()?);
     let (mut cores, mut downloads) = (Vec::new(), Vec::new());
     for number in 0..CORES {
         let name = format!("core {number}");
-        let sizes = Load::Count(loads[number % loads.len()]).sizes(&mut random);
+        let sizes = loads[number % loads.len()].sizes(&mut random);
         let core = match direction {
             Direction::JsWrites => {
                 let key = js.create(&name, "default").await?;

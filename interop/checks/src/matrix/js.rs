@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-/// Longest wait for anything on either side; reached only when something is wrong.
+use super::CASE_LIMIT;
+
+/// Longest wait for a change on our side; reached only when something is wrong. JavaScript has as long as the case.
 pub(super) const PATIENCE: Duration = Duration::from_mins(2);
 
 fn folder() -> PathBuf {
@@ -49,7 +51,7 @@ impl JsPeer {
             .arg("peer.js")
             .current_dir(folder())
             .env("TMPDIR", directory.path())
-            .env("CUMULET_PATIENCE_MS", PATIENCE.as_millis().to_string())
+            .env("CUMULET_PATIENCE_MS", CASE_LIMIT.as_millis().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -69,8 +71,7 @@ impl JsPeer {
     pub(super) async fn ask(&mut self, command: &str, mut arguments: Value) -> Result<Value> {
         arguments["cmd"] = command.into();
         self.stdin.write_all(format!("{arguments}\n").as_bytes()).await?;
-        let line = tokio::time::timeout(2 * PATIENCE, self.lines.next_line()).await;
-        let line = line.with_context(|| format!("JavaScript does not answer {command}"))??;
+        let line = self.lines.next_line().await?;
         let line = line.with_context(|| format!("JavaScript died of {command}"))?;
         let mut answer: Value = serde_json::from_str(&line)?;
         if let Some(error) = answer["error"].as_str() {

@@ -10,6 +10,7 @@
 mod archives;
 mod cells;
 mod courses;
+mod equality;
 mod js;
 mod node;
 mod random;
@@ -116,8 +117,8 @@ pub struct Outcome {
     pub failed: Vec<String>,
 }
 
-/// Longest that a case may take. Reached only when something hangs; 100,000 blocks take seconds.
-const CASE_LIMIT: Duration = Duration::from_mins(5);
+/// Longest that a case may take. Reached only when something hangs, however busy the machine is.
+const CASE_LIMIT: Duration = Duration::from_mins(15);
 
 /// Runs the matrix; tells each case's result to `progress` as it comes.
 pub async fn run(options: &Options, mut progress: impl FnMut(&str)) -> Result<Outcome> {
@@ -156,25 +157,13 @@ pub async fn run(options: &Options, mut progress: impl FnMut(&str)) -> Result<Ou
 const LARGEST_BLOCK: usize = cumulet_hypercore::core::MAX_BLOCK_BYTES;
 
 fn cases(size: Size) -> Vec<Case> {
-    let mut loads = [0, 1, 2, 1000].map(Load::Count).to_vec();
-    if size == Size::Full {
-        loads.push(Load::Count(100_000));
-    }
     let mut cases = Vec::new();
     for direction in Direction::BOTH {
         for kind in cells::Kind::ALL {
-            let mut sizes = vec![Load::Sizes(vec![0, 1, 65_535, 65_536, 1 << 20])];
-            if size == Size::Full || kind == cells::Kind::Default {
-                // An encrypted block has a few bytes more, and is no larger for that. The largest one is alone: one
-                // frame holds it, and nothing of a size beside it.
-                let padding = if kind == cells::Kind::Encrypted {
-                    PADDING
-                } else {
-                    0
-                };
-                sizes.push(Load::Sizes(vec![LARGEST_BLOCK - padding]));
-            }
-            for load in loads.iter().cloned().chain(sizes) {
+            // An encrypted block has a few bytes more, and is no larger for that.
+            let is_encrypted = kind == cells::Kind::Encrypted;
+            let largest = LARGEST_BLOCK - if is_encrypted { PADDING } else { 0 };
+            for load in loads(size, kind == cells::Kind::Default, largest) {
                 let name = format!("{}, {}, {}", kind.name(), direction.name(), load.name());
                 cases.push(Case::new(name, move |random| {
                     cells::plain(kind, direction, load, random)
@@ -182,41 +171,73 @@ fn cases(size: Size) -> Vec<Case> {
             }
         }
         for course in courses::Course::ALL {
-            for load in &loads {
-                let (name, load) = (
-                    format!("{}, {}, {}", course.name(), direction.name(), load.name()),
-                    load.clone(),
-                );
+            for load in loads(size, false, LARGEST_BLOCK) {
+                let name = format!("{}, {}, {}", course.name(), direction.name(), load.name());
                 cases.push(Case::new(name, move |random| course.run(direction, load, random)));
             }
         }
         let name = format!("Corestore with 50 cores, {}", direction.name());
         cases.push(Case::new(name, move |random| {
-            cells::many_cores(direction, loads_of(size), random)
+            cells::many_cores(direction, many_loads(size), random)
         }));
-        let entries: &[usize] = if size == Size::Full {
-            &[0, 1, 2, 1000, 20_000]
-        } else {
-            &[0, 1, 2, 1000]
-        };
-        for count in entries.iter().copied() {
+    }
+    cases.extend(archive_cases(size));
+    cases
+}
+
+/// What is in the cores of a store that has many, in turn.
+fn many_loads(size: Size) -> Vec<Load> {
+    let mut loads = [0, 1, 2, 100].map(Load::Count).to_vec();
+    if size == Size::Full {
+        loads.push(Load::Sizes(vec![0, 1, 65_535, 65_536, 1 << 20]));
+        // The large ones come twice among fifty.
+        loads = (0..4).flat_map(|_| loads.clone()).collect();
+        loads.extend([Load::Count(1000), Load::Count(5000), Load::Count(100_000)]);
+        loads.push(Load::Sizes(vec![LARGEST_BLOCK]));
+    }
+    loads
+}
+
+/// What is in a cell's cores, one after the other.
+fn loads(size: Size, with_largest: bool, largest: usize) -> Vec<Load> {
+    let mut loads = [0, 1, 2, 1000].map(Load::Count).to_vec();
+    if size == Size::Full {
+        loads.push(Load::Count(100_000));
+    }
+    loads.push(Load::Sizes(vec![0, 1, 65_535, 65_536, 1 << 20]));
+    if size == Size::Full || with_largest {
+        // It is alone: one frame holds it, and nothing of a size beside it.
+        loads.push(Load::Sizes(vec![largest]));
+    }
+    loads
+}
+
+/// Bees and drives.
+fn archive_cases(size: Size) -> Vec<Case> {
+    let (changes, operations, drives): (&[usize], &[usize], usize) = match size {
+        Size::Small => (&[0, 1, 2, 1000], &[0, 1, 2, 300], 2),
+        Size::Full => (&[0, 1, 2, 1000, 20_000], &[0, 1, 2, 300, 3000], 5),
+    };
+    let mut cases = Vec::new();
+    for direction in Direction::BOTH {
+        for count in changes.iter().copied() {
             let name = format!("bee, {}, {count} changes", direction.name());
             cases.push(Case::new(name, move |random| {
                 archives::bee(direction, count, random)
             }));
         }
-        for number in 0..if size == Size::Full { 5 } else { 2 } {
+        for number in 0..drives {
             let name = format!("drive, {}, number {number}", direction.name());
             cases.push(Case::new(name, move |random| archives::drive(direction, random)));
         }
     }
-    cases
-}
-
-/// How many blocks the cores of a store have, in turn.
-fn loads_of(size: Size) -> Vec<usize> {
-    match size {
-        Size::Small => vec![0, 1, 2, 100],
-        Size::Full => vec![0, 1, 2, 1000, 5000],
+    for count in operations.iter().copied() {
+        let name = format!("bee, the same {count} operations on both sides");
+        cases.push(Case::new(name, move |random| equality::bee(count, random)));
     }
+    for number in 0..drives {
+        let name = format!("drive, the same operations on both sides, number {number}");
+        cases.push(Case::new(name, equality::drive));
+    }
+    cases
 }

@@ -122,16 +122,22 @@ pub(super) async fn append(core: &CoreHandle, name: &str, sizes: &[usize], is_en
     Ok(())
 }
 
-/// Waits until the core is durably what `condition` says.
+/// Waits until the core is durably what `condition` says, as long as it changes.
 pub(super) async fn until(
     core: &CoreHandle,
     what: &str,
     condition: impl Fn(&CoreState) -> bool,
 ) -> Result<()> {
-    let mut state = core.watch_durable();
-    match tokio::time::timeout(PATIENCE, state.wait_for(|state| condition(state))).await {
-        Ok(Ok(_)) => Ok(()),
-        _ => bail!("{what}: our core is {:?}", core.state()),
+    let mut states = core.watch_durable();
+    loop {
+        if condition(&states.borrow_and_update()) {
+            return Ok(());
+        }
+        // A busy machine is slow; what is wrong is when nothing happens any more.
+        match tokio::time::timeout(PATIENCE, states.changed()).await {
+            Ok(Ok(())) => {}
+            _ => bail!("{what}: our core is {:?}", core.state()),
+        }
     }
 }
 

@@ -72,6 +72,9 @@ pub(super) fn request(case: &Value) -> Rebuilt {
     ours["tid"] = read.tid.into();
     ours["to"] = super::written(read.to);
     ours["sender"] = keep(sender, &["ephemeral", "address"]);
+    if let Some(address) = optional_address(sender, "address")? {
+        ours["sender"]["address"] = super::written(address);
+    }
     ours["sender"]["id"] = hexed_or_null(read.id);
     ours["token"] = hexed_or_null(read.token);
     ours["target"] = hexed_or_null(read.target);
@@ -120,7 +123,8 @@ pub(super) fn response(case: &Value) -> Rebuilt {
     let mut ours = keep(case, &["name", "request_hex", "responder_socket", "secrets"]);
     ours["tid"] = read.tid.into();
     ours["to"] = super::written(read.to);
-    ours["responder"] = keep(responder, &["ephemeral", "address"]);
+    ours["responder"] = keep(responder, &["ephemeral"]);
+    ours["responder"]["address"] = super::written(address(responder.at("address")?)?);
     ours["responder"]["id_in_reply"] = hexed_or_null(read.id);
     ours["token"] = hexed_or_null(made.token);
     ours["error"] = read.error.into();
@@ -163,7 +167,8 @@ pub(super) fn table(case: &Value) -> Rebuilt {
     let closest: Vec<_> = (table.closest(&case.fixed("target")?, K).iter())
         .map(|node| node.address)
         .collect();
-    let mut ours = keep(case, &["self_id", "nodes_in_order", "target"]);
+    let mut ours = keep(case, &["self_id", "target"]);
+    ours["nodes_in_order"] = written_all(&nodes);
     ours["k"] = K.into();
     ours["accepted"] = json!(accepted);
     ours["closest"] = written_all(&closest);

@@ -57,8 +57,9 @@ pub(super) fn nat_class(case: &Value) -> Rebuilt {
     let mut class = NatClass::new(!is_firewalled);
     let mut steps = Vec::new();
     for step in case.list("steps")? {
-        class.add(address(step.at("observed")?)?, address(step.at("from")?)?);
-        let mut ours = keep(step, &["observed", "from"]);
+        let (observed, from) = (address(step.at("observed")?)?, address(step.at("from")?)?);
+        class.add(observed, from);
+        let mut ours = json!({"observed": written(observed), "from": written(from)});
         ours["sampled"] = class.sampled().into();
         ours["firewall"] = class.firewall().code().into();
         ours["addresses"] = class
@@ -73,9 +74,10 @@ pub(super) fn nat_sampler(case: &Value) -> Rebuilt {
     let mut sampler = NatSampler::default();
     let mut steps = Vec::new();
     for step in case.list("steps")? {
-        let hits = sampler.add(address(step.at("add")?)?);
+        let added = address(step.at("add")?)?;
+        let hits = sampler.add(added);
         let host = sampler.host().map(|host| host.to_string());
-        steps.push(json!({"add": step["add"], "hits": hits, "host": host, "port": sampler.port()}));
+        steps.push(json!({"add": written(added), "hits": hits, "host": host, "port": sampler.port()}));
     }
     let mut ours = keep(case, &["name"]);
     ours["steps"] = steps.into();
