@@ -57,10 +57,7 @@ pub struct Options {
     /// Forward the encrypted packets of peers that can't reach each other, as a blind relay.
     #[arg(long, env = "CUMULET_RELAY", num_args = 0..=1, default_missing_value = "true")]
     pub relay: Option<bool>,
-    /// Public key (64 hex digits) that may use the relay, beside this cloud's own; may be given more than once.
-    #[arg(long, env = "CUMULET_RELAY_MEMBER", value_name = "KEY", value_delimiter = ',')]
-    pub relay_member: Vec<String>,
-    /// Let everybody use the relay.
+    /// Let everybody use the relay, and not only members.
     #[arg(long, env = "CUMULET_RELAY_OPEN", num_args = 0..=1, default_missing_value = "true")]
     pub relay_open: Option<bool>,
     /// Bytes that the relay forwards per second at most, all links together; none means as many as the machine can.
@@ -361,14 +358,7 @@ impl Options {
         let api_tls = self.tls(api_listen)?;
         let device_seed = self.device_seed(&data_dir)?;
         let (members, relay) = (self.members()?, self.relay()?);
-        let websocket_open = self.websocket_open.unwrap_or(false);
-        let websocket = self.websocket_listen.map(|listen| WebSocketConfig {
-            listen,
-            open: websocket_open,
-        });
-        let blind_peer = self.blind_peer.unwrap_or(false).then(|| BlindPeerConfig {
-            open: self.blind_peer_open.unwrap_or(false),
-        });
+        let (websocket, blind_peer) = (self.websocket(), self.blind_peer());
         let replicas = self
             .replicas_peers
             .iter()
@@ -437,6 +427,19 @@ impl Options {
             parse_public_key(text).ok_or_else(|| field("member", problem()))
         };
         members.map(parse).collect()
+    }
+
+    fn websocket(&self) -> Option<WebSocketConfig> {
+        let listen = self.websocket_listen?;
+        let open = self.websocket_open.unwrap_or(false);
+        Some(WebSocketConfig { listen, open })
+    }
+
+    fn blind_peer(&self) -> Option<BlindPeerConfig> {
+        let open = self.blind_peer_open.unwrap_or(false);
+        self.blind_peer
+            .unwrap_or(false)
+            .then_some(BlindPeerConfig { open })
     }
 
     fn relay(&self) -> Result<Option<RelayConfig>, ConfigError> {
