@@ -32,13 +32,7 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Container {
         image: Some(inputs.settings.image.clone()),
         image_pull_policy: Some(inputs.settings.pull_policy.as_str().into()),
         env: Some(environment(inputs)),
-        ports: Some(vec![
-            port(SWARM_PORT_NAME, inputs.cloud.swarm_port, "UDP"),
-            port("api", API_PORT, "TCP"),
-            port("gateway", GATEWAY_PORT, "TCP"),
-            port("ops", OPS_PORT, "TCP"),
-            port("websocket", WEBSOCKET_PORT, "TCP"),
-        ]),
+        ports: Some(ports(inputs.cloud)),
         // Opening a big store takes time: two minutes until the first success, then the others take over.
         startup_probe: Some(Probe {
             period_seconds: Some(2),
@@ -72,6 +66,19 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Container {
         ]),
         ..Container::default()
     }
+}
+
+fn ports(cloud: &Cloud) -> Vec<ContainerPort> {
+    let mut ports = vec![
+        port(SWARM_PORT_NAME, cloud.swarm_port, "UDP"),
+        port("api", API_PORT, "TCP"),
+        port("gateway", GATEWAY_PORT, "TCP"),
+        port("ops", OPS_PORT, "TCP"),
+    ];
+    if cloud.websocket.enabled {
+        ports.push(port("websocket", WEBSOCKET_PORT, "TCP"));
+    }
+    ports
 }
 
 fn environment(inputs: &Inputs<'_>) -> Vec<EnvVar> {
