@@ -316,6 +316,10 @@ const RETRIES: usize = 20;
 
 /// The block in which a byte is, and where in it; empty blocks hold none.
 fn place(sizes: &[usize], position: u64) -> (u64, u64) {
+    // Before everything, and not behind empty blocks (hypercore 11, `lib/merkle-tree.js`).
+    if position == 0 {
+        return (0, 0);
+    }
     let mut start = 0;
     for (index, size) in (0..).zip(sizes) {
         let size = *size as u64;

@@ -35,7 +35,11 @@ fn unpadded(node: &Node, padding: u64) -> u64 {
 
 impl<S: Storage> Core<S> {
     /// Where the byte at `bytes` lies, with `padding` bytes at the front of every block not counted (8 if encrypted).
+    /// Byte 0 is before everything, empty first blocks included, as in JavaScript.
     pub fn seek(&self, bytes: u64, padding: u64) -> Result<SeekResult, StorageError> {
+        if bytes == 0 {
+            return Ok(SeekResult::Found { block: 0, offset: 0 });
+        }
         let mut rest = bytes;
         for root in self.roots.nodes() {
             let size = unpadded(root, padding);

@@ -99,10 +99,6 @@ pub(super) fn interop(summary: &mut Summary, progress: &Progress) {
     });
     if installed {
         nextest(summary, progress, "interop", INTEROP);
-        summary.check(progress, "the matrix against the JavaScript packages", || {
-            let arguments = "run --quiet --locked --package cumulet-interop -- matrix --size small";
-            logged("matrix", cargo().args(arguments.split(' ')))
-        });
     }
 }
 
