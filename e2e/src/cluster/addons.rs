@@ -10,7 +10,7 @@ use crate::image::{self, Entry, ImageSpec, Reference};
 use crate::tools::go;
 
 const MANIFESTS: &str = include_str!("../../cluster/addons.yaml");
-const DNS_IMAGE: &str = "cumulet.local/coredns:1.14.7";
+const DNS_IMAGE: &str = "cumulet.local/coredns:1.12.4";
 const DNS_READY_WITHIN: Duration = Duration::from_mins(2);
 
 /// CoreDNS as an image: its tar and reference.

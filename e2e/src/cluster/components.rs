@@ -154,17 +154,12 @@ fn kube_proxy(layout: &Layout) -> Component {
 
 fn network_policies(layout: &Layout) -> Component {
     let arguments = vec![
-        "--run-router=false".into(),
-        "--run-service-proxy=false".into(),
-        "--run-firewall=true".into(),
         format!("--kubeconfig={}", layout.text("pki/admin.conf")),
         format!("--hostname-override={NODE_NAME}"),
         format!("--service-cluster-ip-range={SERVICE_CIDR}"),
-        // Its default ports belong to nothing here, and nothing reads them.
-        "--health-port=0".into(),
     ];
     Component {
-        program: "kube-router",
+        program: "network-policy",
         arguments,
     }
 }

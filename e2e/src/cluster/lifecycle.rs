@@ -58,11 +58,9 @@ impl Cluster {
                 ..Record::default()
             };
             let packages = progress.step("Debian packages", || debian::NODE.root())?;
-            let programs = [go::KUBEALL, go::KUBE_ROUTER, go::COREDNS]
-                .map(|tool| progress.step(tool.name, || tool.executable()));
-            let [kubeall, kube_router, coredns] = programs;
-            prepare(layout, &packages, [&kubeall?, &kube_router?])?;
-            coredns?;
+            let kubeall = progress.step(go::KUBEALL.name, || go::KUBEALL.executable())?;
+            progress.step(go::COREDNS.name, || go::COREDNS.executable())?;
+            prepare(layout, &packages, &kubeall)?;
             progress.step("node", || start(layout, reexec, &mut record))?;
         }
         self.open_api(reexec, &mut record)?;
@@ -248,7 +246,7 @@ fn take_lock(layout: &Layout, how: FlockArg) -> Result<Flock<File>> {
     Flock::lock(file, how).map_err(|(_, errno)| errno.into())
 }
 
-fn prepare(layout: &Layout, packages: &Path, [kubeall, kube_router]: [&Path; 2]) -> Result<()> {
+fn prepare(layout: &Layout, packages: &Path, kubeall: &Path) -> Result<()> {
     for folder in Layout::FOLDERS {
         fs::create_dir_all(layout.at(folder)).with_context(|| format!("failed to create {folder}"))?;
     }
@@ -286,10 +284,10 @@ fn prepare(layout: &Layout, packages: &Path, [kubeall, kube_router]: [&Path; 2])
         "kubelet",
         "kube-proxy",
         "kubectl",
+        "network-policy",
     ] {
         link(kubeall, &layout.at("bin").join(name))?;
     }
-    link(kube_router, &layout.at("bin/kube-router"))?;
     pki::ensure(layout)?;
     config::write(layout, packages)
 }

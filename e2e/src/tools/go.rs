@@ -1,7 +1,8 @@
-//! Stock Kubernetes, Helm, CoreDNS and kube-router, built from published Go modules that `e2e/cluster/go` pins.
+//! Stock Kubernetes, Helm and CoreDNS, and kube-router's controller of network policies, built from published Go modules.
 //!
-//! Building takes minutes, so each result is cached under a key of its lock file and flags. The Go toolchain is a tool
-//! of the tests; the product itself does not need it.
+//! `e2e/cluster/go` pins them in one module, so that what they share is compiled once. Building takes minutes, so each
+//! result is cached under a key of the lock file, the sources and the flags. The Go toolchain is a tool of the tests; the
+//! product itself does not need it.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,29 +12,27 @@ use anyhow::{Context, Result, bail};
 use crate::cache::Key;
 use crate::{process, tools};
 
-/// A program built from a Go module folder of this repository.
+/// A program built from the Go module of this repository.
 #[derive(Debug, Clone, Copy)]
 pub struct GoTool {
-    /// Folder under `e2e/cluster/go`, and the name of the executable.
+    /// Name of the executable.
     pub name: &'static str,
     /// Package to build, as `go build` takes it.
     package: &'static str,
     /// Value of `-ldflags`.
     link_flags: &'static str,
-    /// Value of `-mod`.
-    module_mode: &'static str,
-    /// Other source files the build depends on.
+    /// Our own source files of the package.
     sources: &'static [&'static str],
 }
 
-/// API server, controller manager, scheduler, kubelet, proxy and kubectl in one executable.
+/// API server, controller manager, scheduler, kubelet, proxy, kubectl and the controller of network policies in one
+/// executable.
 pub const KUBEALL: GoTool = GoTool {
     name: "kubeall",
-    package: ".",
+    package: "./kubeall",
     link_flags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.34.2 \
                  -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=34",
-    module_mode: "readonly",
-    sources: &["main.go"],
+    sources: &["kubeall/main.go", "kubeall/network_policy.go"],
 };
 
 /// The package manager the chart is for.
@@ -41,31 +40,20 @@ pub const HELM: GoTool = GoTool {
     name: "helm",
     package: "helm.sh/helm/v4/cmd/helm",
     link_flags: "-s -w",
-    module_mode: "readonly",
     sources: &[],
 };
 
 /// The cluster's DNS server.
 pub const COREDNS: GoTool = GoTool {
     name: "coredns",
-    package: "github.com/coredns/coredns",
+    package: "./coredns",
     link_flags: "-s -w",
-    module_mode: "readonly",
-    sources: &[],
-};
-
-/// Enforces network policies. Two of its dependencies provide one package, which only `-mod=mod` forgives.
-pub const KUBE_ROUTER: GoTool = GoTool {
-    name: "kube-router",
-    package: "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",
-    link_flags: "-s -w",
-    module_mode: "mod",
-    sources: &[],
+    sources: &["coredns/main.go"],
 };
 
 impl GoTool {
     fn key(&self) -> Result<Key> {
-        let folder = self.module_folder();
+        let folder = module_folder();
         let mut key = Key::new(self.name)
             .with_file(&folder.join("go.mod"))?
             .with_file(&folder.join("go.sum"))?
@@ -75,10 +63,6 @@ impl GoTool {
             key = key.with_file(&folder.join(source))?;
         }
         Ok(key)
-    }
-
-    fn module_folder(&self) -> PathBuf {
-        tools::repository().join("e2e/cluster/go").join(self.name)
     }
 
     /// Whether the executable is already there.
@@ -100,8 +84,7 @@ impl GoTool {
                 // Compiling Kubernetes beside other work: let the other work go first.
                 Command::new("nice")
                     .arg(go)
-                    .args(["build", "-trimpath", "-buildvcs=false"])
-                    .arg(format!("-mod={}", self.module_mode))
+                    .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly"])
                     .arg(format!("-ldflags={}", self.link_flags))
                     .arg("-o")
                     .arg(&executable)
@@ -109,11 +92,15 @@ impl GoTool {
                     .env("CGO_ENABLED", "0")
                     .env("GOFLAGS", "")
                     .env("GOWORK", "off")
-                    .current_dir(self.module_folder()),
+                    .current_dir(module_folder()),
                 &folder.join("build.log"),
             )
             .with_context(|| format!("failed to build {}", self.name))
         })?;
         Ok(folder.join(self.name))
     }
+}
+
+fn module_folder() -> PathBuf {
+    tools::repository().join("e2e/cluster/go")
 }

@@ -1,4 +1,4 @@
-// kubeall is stock Kubernetes in a single executable: the name it is called by, or its first
+// kubeall is stock Kubernetes, and kube-router's NetworkPolicy controller, in a single executable: the name it is called by, or its first
 // argument, chooses the component. One link step instead of six keeps the build short.
 package main
 
@@ -41,6 +41,8 @@ func component(name string) *cobra.Command {
 		return kubelet.NewKubeletCommand(context.Background())
 	case "kubectl":
 		return cmd.NewDefaultKubectlCommand()
+	case "network-policy":
+		return networkPolicy()
 	}
 	return nil
 }
@@ -52,7 +54,9 @@ func main() {
 		command = component(os.Args[0])
 	}
 	if command == nil {
-		names := []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl"}
+		names := []string{
+			"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl", "network-policy",
+		}
 		sort.Strings(names)
 		fmt.Fprintf(os.Stderr, "usage: kubeall %s [flags]\n", strings.Join(names, "|"))
 		os.Exit(2)
