@@ -327,6 +327,17 @@ const commands = {
     return describe(cores.get(name))
   },
 
+  // Does not take the next proofs of a longer tree, as when another proof that was being verified came before them.
+  async dropUpgrades({ name, count }) {
+    const core = cores.get(name).core
+    const verify = core.verify
+    core.verify = async function (proof, from) {
+      if (proof.upgrade && count-- > 0) return false
+      return verify.call(this, proof, from)
+    }
+    return {}
+  },
+
   // Waits for a length at a fork, downloads everything, and says what it was.
   async download({ name, length, fork }) {
     const core = cores.get(name)

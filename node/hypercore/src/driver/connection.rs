@@ -371,7 +371,7 @@ impl Connection {
             let Cell {
                 replicator, replica, ..
             } = &mut *cell;
-            replicator.remind(replica);
+            replicator.remind(replica, now);
             if replicator.poll_timeout().is_some_and(|due| due <= now) {
                 replicator.on_timeout(replica, now);
             }

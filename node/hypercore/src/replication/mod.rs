@@ -43,7 +43,7 @@ pub use replica::{Applied, ApplyError, ProveError, Reorganized, Replica};
 pub use window::{FIRST_IN_FLIGHT, MAX_IN_FLIGHT, MAX_WINDOW_BYTES, MIN_IN_FLIGHT, MIN_WINDOW_BYTES};
 
 use ask::{InFlight, Reorganization};
-use peer::Peer;
+use peer::{Peer, Proven};
 
 /// One connection's channel of this core; the driver chooses the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -402,8 +402,8 @@ impl Replicator {
             if !changed.is_empty() {
                 self.announce_to(id, &changed, core);
             }
-            self.send_sync(id, core);
         }
+        self.broadcast_sync(core);
         self.settle_blocks(core);
         self.schedule(core, now);
     }
@@ -544,16 +544,13 @@ impl Replicator {
         self.schedule(core, now);
     }
 
-    /// Tells peers once more that we know the length that was proven to them. JavaScript may fail to say it has it, when the proof
-    /// overtakes the Syncs of several appends, and asks for nothing more until it is acknowledged.
-    pub fn remind(&mut self, core: &mut impl Replica) {
-        let forgotten = self
-            .peers
-            .iter_mut()
-            .filter(|(_, peer)| peer.proven.is_some() && !peer.reminded);
-        let forgotten = forgotten.map(|(id, peer)| {
-            peer.reminded = true;
-            *id
+    /// Tells peers again which length we know that they have, after an upgrade was proven to them: JavaScript asks for nothing more
+    /// until it is told its own length, and may fail to say it when the proof overtakes the Syncs of several appends. Nor does it
+    /// say so when it dropped the proof, so both lengths are told in turns, ever more rarely, until it says one.
+    pub fn remind(&mut self, core: &mut impl Replica, now: Instant) {
+        let forgotten = self.peers.iter_mut().filter_map(|(id, peer)| {
+            let proven = peer.proven.as_mut()?;
+            proven.remind(now).then_some(*id)
         });
         for id in forgotten.collect::<Vec<_>>() {
             self.send_sync(id, core);
@@ -575,6 +572,9 @@ impl Replicator {
     }
 
     fn broadcast_sync(&mut self, core: &mut impl Replica) {
+        for proven in self.peers.values_mut().filter_map(|peer| peer.proven.as_mut()) {
+            proven.restart();
+        }
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             self.send_sync(id, core);
         }
@@ -584,7 +584,7 @@ impl Replicator {
         let Some(peer) = self.peers.get(&id) else { return };
         let (fork, length) = (core.fork(), core.length());
         let remote_length = if peer.remote.fork == fork {
-            peer.remote.length.max(peer.proven.unwrap_or(0))
+            peer.proven.map_or(peer.remote.length, |proven| proven.length())
         } else {
             0
         };
@@ -609,7 +609,9 @@ impl Replicator {
         let first_or_new = peer.remote.length != sync.length || peer.remote.fork != sync.fork || !peer.synced;
         peer.remote = *sync;
         peer.synced = true;
-        peer.proven = None;
+        // What it said before a proof reached it is no answer to the proof.
+        let is_older = |proven: &Proven| sync.fork == core.fork() && sync.length <= proven.from;
+        peer.proven = peer.proven.filter(is_older);
         if first_or_new {
             peer.rescan_from(0);
             peer.pushed_length = 0;

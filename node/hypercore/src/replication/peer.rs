@@ -1,7 +1,7 @@
 //! What is known of one peer.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::have::{PeerBlocks, Wants};
 use super::uploads::Uploads;
@@ -12,16 +12,69 @@ use crate::messages;
 /// Requests beyond the window for blocks that somebody waits for.
 const URGENT_RESERVE: usize = 16;
 
+/// How often a peer is reminded of one upgrade; the last time of the length it has if it took the proof.
+const REMINDERS: u32 = 13;
+/// Wait before the third reminder; each later one waits longer.
+const REMIND_AFTER: Duration = Duration::from_millis(500);
+/// Longest wait between two reminders.
+const REMIND_EVERY: Duration = Duration::from_secs(15);
+
+/// An upgrade that was proven to a peer, which has not said since that it has grown.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Proven {
+    /// The length it had when it asked; it has that still if the proof came too late, or was not taken.
+    pub from: u64,
+    /// The length it has if it took the proof.
+    to: u64,
+    /// Reminders sent.
+    reminders: u32,
+    /// When the next may be sent; at once if none.
+    due: Option<Instant>,
+}
+
+impl Proven {
+    pub(super) fn new(from: u64, to: u64) -> Self {
+        Self {
+            from,
+            to,
+            reminders: 0,
+            due: None,
+        }
+    }
+
+    /// The length that it is said to have: in turns what it has if it took the proof, and what it has otherwise.
+    pub(super) fn length(&self) -> u64 {
+        if self.reminders > 0 && self.reminders.is_multiple_of(2) {
+            self.from
+        } else {
+            self.to
+        }
+    }
+
+    /// Whether it is to be told now; counts that it was.
+    pub(super) fn remind(&mut self, now: Instant) -> bool {
+        if self.reminders == REMINDERS || self.due.is_some_and(|due| now < due) {
+            return false;
+        }
+        self.reminders += 1;
+        self.due = Some(now + (REMIND_AFTER * (1 << (self.reminders / 2))).min(REMIND_EVERY));
+        true
+    }
+
+    /// Another length of ours is told with it: all is to be said again.
+    pub(super) fn restart(&mut self) {
+        (self.reminders, self.due) = (0, None);
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Peer {
     /// Its last Sync.
     pub remote: messages::Sync,
     /// Whether it sent one.
     pub synced: bool,
-    /// The length that we proved to it since; it has that length, unless it refused the proof.
-    pub proven: Option<u64>,
-    /// Whether it was told so once more.
-    pub reminded: bool,
+    /// The last upgrade that we proved to it, while it has not said a length that it did not have before.
+    pub proven: Option<Proven>,
     pub blocks: PeerBlocks,
     /// What it wants to be told about.
     pub wants: Wants,
@@ -70,7 +123,6 @@ impl Peer {
             remote: messages::Sync::default(),
             synced: false,
             proven: None,
-            reminded: false,
             blocks: PeerBlocks::default(),
             wants: Wants::default(),
             uploads: Uploads::default(),

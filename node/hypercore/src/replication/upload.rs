@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::conflict::UNASKED;
 use super::have::WINDOW;
-use super::peer::Peer;
+use super::peer::{Peer, Proven};
 use super::{
     ANNOUNCED_TAIL, Event, MAX_INVALID_REQUESTS, PeerFault, PeerId, ProveError, Replica, Replicator,
 };
@@ -61,11 +61,10 @@ impl Replicator {
         }
         match core.prove(&request) {
             Ok(proof) => {
-                if proof.upgrade.is_some() && request.id != UNASKED {
+                if let Some(upgrade) = request.upgrade.filter(|_| request.id != UNASKED) {
                     // Whatever was asked for, the proof leads to the whole tree.
-                    peer.proven = Some(core.length());
+                    peer.proven = Some(Proven::new(upgrade.start, core.length()));
                     peer.pushed_length = core.length();
-                    peer.reminded = false;
                 }
                 if let Some(block) = &proof.block {
                     let (index, bytes) = (block.index, block.value.len() as u64);
