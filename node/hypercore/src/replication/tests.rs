@@ -440,7 +440,11 @@ fn a_reader_that_does_not_say_that_it_has_what_was_proven_to_it_is_told_both_len
         heard.extend(told(&mut replicator));
         clock += Duration::from_millis(500);
     }
-    assert_eq!(heard, [9, 6, 9, 6, 9, 6, 9, 6, 9, 6, 9, 6, 9], "it may have dropped the proof");
+    assert_eq!(
+        heard,
+        [9, 6, 9, 6, 9, 6, 9, 6, 9, 6, 9, 6, 9],
+        "it may have dropped the proof"
+    );
     let range = messages::Range {
         drop: false,
         start: 0,

@@ -99,6 +99,10 @@ pub(super) fn interop(summary: &mut Summary, progress: &Progress) {
     });
     if installed {
         nextest(summary, progress, "interop", INTEROP);
+        summary.check(progress, "the matrix against the JavaScript packages", || {
+            let arguments = "run --quiet --locked --package cumulet-interop -- matrix --size small --seed 1";
+            logged("matrix", cargo().args(arguments.split(' ')))
+        });
     }
 }
 
