@@ -23,11 +23,13 @@ function parse (address) {
 }
 
 // firewalled: true (and stays so), false, or absent for the default node that finds out for itself.
-function createNode ({ bootstrap, firewalled, port }) {
+// ephemeral: false stores records for others at once.
+function createNode ({ bootstrap, firewalled, port, ephemeral }) {
   const opts = { bootstrap: (bootstrap || []).map(parse), host: HOST }
   if (firewalled !== undefined && firewalled !== null) opts.firewalled = firewalled
   if (firewalled === true) opts.quickFirewall = false
   if (port) opts.port = port
+  if (ephemeral === false) opts.ephemeral = false
   return new DHT(opts)
 }
 
@@ -118,15 +120,75 @@ const commands = {
     }
   },
 
+  // A node that is in the network already when it is used.
+  async node (args) {
+    const node = createNode(args)
+    if (args.wait === false) await node.io.bind()
+    else await node.fullyBootstrapped()
+    const port = node.io.serverSocket.address().port
+    return { handle: keep((force) => node.destroy({ force }), { node }), port }
+  },
+
+  // For so many seconds: announces `topics` with the key pair of `seed` every `announceEvery` ms, and looks up every pair of a
+  // topic and a key in `wanted` every `lookUpEvery` ms, without waiting for the lookups before.
+  async ask ({ node: handle, topics, seed: number, wanted, seconds, announceEvery, lookUpEvery }) {
+    const node = closables.get(handle).node
+    const keyPair = DHT.keyPair(seed(number))
+    const start = Date.now()
+    const over = () => Date.now() - start > seconds * 1000
+    const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
+    const result = { asked: 0, failed: [], longest: 0 }
+
+    async function announce () {
+      while (!over()) {
+        await Promise.allSettled(topics.map((topic) => node.announce(Buffer.from(topic, 'hex'), keyPair, []).finished()))
+        await pause(announceEvery)
+      }
+    }
+
+    async function lookUp (topic, key) {
+      const begun = Date.now()
+      const keys = new Set()
+      try {
+        for await (const data of node.lookup(Buffer.from(topic, 'hex'))) {
+          for (const peer of data.peers) keys.add(peer.publicKey.toString('hex'))
+        }
+      } catch {}
+      result.asked++
+      result.longest = Math.max(result.longest, Date.now() - begun)
+      if (!keys.has(key)) result.failed.push((begun - start) + ' ms: ' + [...keys])
+    }
+
+    const lookups = []
+    const announcing = announce()
+    while (!over()) {
+      for (const [topic, key] of wanted) lookups.push(lookUp(topic, key))
+      await pause(lookUpEvery)
+    }
+    await Promise.all([announcing, ...lookups])
+    return result
+  },
+
+  // Announces `topics` once, with the key pair of `seed`.
+  async announceAll ({ node, topics, seed: number }) {
+    const keyPair = DHT.keyPair(seed(number))
+    await Promise.all(topics.map(async (topic) => {
+      await closables.get(node).node.announce(Buffer.from(topic, 'hex'), keyPair, []).finished()
+    }))
+    return { publicKey: keyPair.publicKey.toString('hex') }
+  },
+
+  // `node`: the handle of a node for the first connection; closed after the last one with it.
   async connect (args) {
     const { publicKey, count = 1, fresh = false, timeout = 8000 } = args
     const key = Buffer.from(publicKey, 'hex')
-    let node = null
+    let node = args.node ? closables.get(args.node).node : null
+    closables.delete(args.node)
     let ok = 0
     const errors = {}
     const ms = []
     for (let i = 0; i < count; i++) {
-      if (node === null || fresh) {
+      if (node === null || (fresh && i > 0)) {
         if (node) await node.destroy()
         node = createNode(args)
         if (args.bootstrapped !== false) await node.fullyBootstrapped()
@@ -143,7 +205,7 @@ const commands = {
     const firewalled = node.firewalled
     await node.destroy()
     ms.sort((a, b) => a - b)
-    return { ok, errors, firewalled, median: ms[ms.length >> 1], max: ms[ms.length - 1] }
+    return { ok, errors, firewalled, times: ms, median: ms[ms.length >> 1], max: ms[ms.length - 1] }
   },
 
   async lookup (args) {
@@ -227,10 +289,11 @@ const commands = {
     }
   },
 
-  async close ({ handle }) {
+  // With `force` without goodbyes.
+  async close ({ handle, force }) {
     const entry = closables.get(handle)
     closables.delete(handle)
-    await entry.close()
+    await entry.close(force)
     return {}
   }
 }

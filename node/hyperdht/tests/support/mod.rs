@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cumulet_hyperdht::{Connection, Dht, DhtConfig};
-use cumulet_secret_stream::noise::KeyPair;
+use cumulet_secret_stream::noise::{HandshakeResult, KeyPair};
 use cumulet_secret_stream::{Event, SecretStream};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -60,7 +60,12 @@ impl Js {
     }
 
     /// Sends a command and waits for its answer.
-    pub async fn call(&mut self, command: &str, mut arguments: Value) -> Value {
+    pub async fn call(&mut self, command: &str, arguments: Value) -> Value {
+        self.call_within(Duration::from_mins(3), command, arguments).await
+    }
+
+    /// As [`Js::call`], for what takes its time.
+    pub async fn call_within(&mut self, limit: Duration, command: &str, mut arguments: Value) -> Value {
         self.next += 1;
         arguments["id"] = self.next.into();
         arguments["cmd"] = command.into();
@@ -68,7 +73,7 @@ impl Js {
             .write_all(format!("{arguments}\n").as_bytes())
             .await
             .unwrap();
-        let line = tokio::time::timeout(Duration::from_mins(3), self.lines.next_line()).await;
+        let line = tokio::time::timeout(limit, self.lines.next_line()).await;
         let line = line
             .expect("an answer in time")
             .unwrap()
@@ -142,8 +147,12 @@ pub fn address(text: &str) -> SocketAddrV4 {
 
 /// Echoes messages until the peer goes away.
 pub async fn echo(connection: Connection) {
-    let mut stream = connection.stream;
-    let mut secret = SecretStream::from_handshake(connection.handshake, [7; 24]);
+    echo_over(connection.stream, connection.handshake).await;
+}
+
+/// As [`echo`], over any stream.
+pub async fn echo_over(mut stream: impl AsyncRead + AsyncWrite + Unpin, handshake: HandshakeResult) {
+    let mut secret = SecretStream::from_handshake(handshake, [7; 24]);
     let mut buffer = vec![0; 65_536];
     loop {
         let output = secret.take_output();
@@ -166,8 +175,15 @@ pub async fn echo(connection: Connection) {
 
 /// Sends a message and waits for it to come back.
 pub async fn expect_echo(connection: Connection) -> Result<(), String> {
-    let mut stream = connection.stream;
-    let mut secret = SecretStream::from_handshake(connection.handshake, [9; 24]);
+    expect_echo_over(connection.stream, connection.handshake).await
+}
+
+/// As [`expect_echo`], over any stream.
+pub async fn expect_echo_over(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    handshake: HandshakeResult,
+) -> Result<(), String> {
+    let mut secret = SecretStream::from_handshake(handshake, [9; 24]);
     secret.send(b"hello").map_err(|error| error.to_string())?;
     let mut buffer = vec![0; 65_536];
     let exchange = async {
