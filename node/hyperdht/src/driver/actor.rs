@@ -42,6 +42,8 @@ pub(super) enum Command {
     Connect {
         request: ConnectRequest,
         done: oneshot::Sender<Result<Connection, ConnectError>>,
+        /// Cancelled when nobody waits for it any more, at the latest when it is done.
+        given_up: CancellationToken,
     },
     Listen {
         key_pair: KeyPair,
@@ -110,6 +112,7 @@ pub(super) struct Actor {
     relays: Relays,
     servers: HashMap<ServerId, ServerEnds>,
     connects: HashMap<ConnectId, oneshot::Sender<Result<Connection, ConnectError>>>,
+    given_up: FuturesUnordered<BoxFuture<'static, ConnectId>>,
     operations: HashMap<OperationId, OperationEnds>,
     bootstrap: Vec<String>,
     known_nodes: Vec<SocketAddrV4>,
@@ -127,6 +130,7 @@ pub(super) struct Actor {
 enum Input {
     Datagram(SocketId, Option<Datagram>),
     FirstPacket(u32, Option<Source>),
+    GivenUp(ConnectId),
     Relay(RelayNews),
     Command(Option<Command>),
     Resolved(Vec<SocketAddrV4>),
@@ -168,6 +172,7 @@ impl Actor {
             relays: Relays::new(),
             servers: HashMap::new(),
             connects: HashMap::new(),
+            given_up: FuturesUnordered::new(),
             operations: HashMap::new(),
             bootstrap: names.0,
             known_nodes: names.1,
@@ -197,6 +202,7 @@ impl Actor {
                 () = cancel.cancelled() => Input::Cancelled,
                 command = self.commands.recv() => Input::Command(command),
                 Some((stream, source)) = self.first_packets.next() => Input::FirstPacket(stream, source),
+                Some(connect) = self.given_up.next() => Input::GivenUp(connect),
                 news = self.relays.next() => Input::Relay(news),
                 datagram = server.recv() => Input::Datagram(SocketId::SERVER, datagram),
                 datagram = client.recv() => Input::Datagram(SocketId::CLIENT, datagram),
@@ -258,6 +264,11 @@ impl Actor {
                     self.node.handle_stream_packet(now, stream, socket, from);
                 }
             }
+            Input::GivenUp(connect) => {
+                if self.connects.remove(&connect).is_some() {
+                    self.node.cancel_connect(now, connect);
+                }
+            }
             Input::Relay(news) => self.on_relay_news(now, news),
             Input::Command(Some(command)) => self.command(now, command),
             Input::Resolved(nodes) => self.on_resolved(now, nodes),
@@ -293,9 +304,17 @@ impl Actor {
 
     fn command(&mut self, now: Instant, command: Command) {
         match command {
-            Command::Connect { request, done } => {
+            Command::Connect {
+                request,
+                done,
+                given_up,
+            } => {
                 let id = self.node.connect(now, request);
                 self.connects.insert(id, done);
+                self.given_up.push(Box::pin(async move {
+                    given_up.cancelled_owned().await;
+                    id
+                }));
             }
             Command::Listen {
                 key_pair,

@@ -320,7 +320,7 @@ impl Dht {
     }
 
     /// Connects to the owner of `public_key`. The relay addresses are tried first and at once; one of them may be
-    /// the server itself, so two nodes that know each other's address need no DHT.
+    /// the server itself, so two nodes that know each other's address need no DHT. Dropping the future gives the attempt up.
     pub async fn connect(
         &self,
         public_key: Hash,
@@ -340,8 +340,15 @@ impl Dht {
             relay_through,
             never_punch,
         };
+        let given_up = CancellationToken::new();
+        let _given_up = given_up.clone().drop_guard();
+        let command = Command::Connect {
+            request,
+            done,
+            given_up,
+        };
         self.commands
-            .send(Command::Connect { request, done })
+            .send(command)
             .await
             .map_err(|_| ConnectError::Closed)?;
         connection.await.unwrap_or(Err(ConnectError::Closed))

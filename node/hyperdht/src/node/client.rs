@@ -533,15 +533,30 @@ impl Node {
         }
     }
 
+    /// Nobody waits for this connection any more. One that was handed over already is not cancelled.
+    pub(crate) fn cancel_connect(&mut self, now: Instant, connect: ConnectId) {
+        if self.connects.get(&connect).is_some_and(|entry| !entry.is_relayed) {
+            self.end_connect(now, connect);
+            self.pump(now);
+        }
+    }
+
     /// The relay that this connection was for is not wanted any more.
     pub(super) fn abandon_dial(&mut self, now: Instant, dial: ConnectId) {
-        let Some(entry) = self.take_connect(dial) else {
-            return;
-        };
-        self.drop_stream(entry.stream);
+        self.end_connect(now, dial);
+    }
+
+    /// Takes an attempt back with all that it opened; returns what is left to say of it.
+    fn end_connect(&mut self, now: Instant, connect: ConnectId) -> Option<(Hash, Option<RelayId>)> {
+        let entry = self.take_connect(connect)?;
         if let Some(punch) = entry.punch {
             self.close_puncher(now, punch.puncher);
         }
+        self.drop_stream(entry.stream);
+        if let Some(relay) = entry.relay {
+            self.cancel_relaying(now, relay);
+        }
+        Some((entry.public_key, entry.dialled_for))
     }
 
     /// A packet of the server arrived on our stream.
@@ -623,18 +638,11 @@ impl Node {
     }
 
     fn fail_connect(&mut self, now: Instant, connect: ConnectId, error: ConnectError) {
-        let Some(entry) = self.take_connect(connect) else {
+        let Some((public_key, dialled_for)) = self.end_connect(now, connect) else {
             return;
         };
-        if let Some(punch) = entry.punch {
-            self.close_puncher(now, punch.puncher);
-        }
-        self.drop_stream(entry.stream);
-        self.known_routes.remove(&entry.public_key);
-        if let Some(relay) = entry.relay {
-            self.cancel_relaying(now, relay);
-        }
-        if let Some(relay) = entry.dialled_for {
+        self.known_routes.remove(&public_key);
+        if let Some(relay) = dialled_for {
             self.relay_failed(now, relay);
             return;
         }

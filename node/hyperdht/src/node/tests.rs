@@ -15,7 +15,7 @@ use cumulet_secret_stream::noise::KeyPair;
 
 use super::client::ConnectRequest;
 use super::simulation::{NatKind, Sim};
-use super::{Event, Goal, ServerId, ServerOptions};
+use super::{ConnectId, Event, Goal, ServerId, ServerOptions};
 use crate::messages::{Handshake, mode};
 use crate::recorded::{bytes, cases};
 use crate::{ConnectError, Entropy};
@@ -40,7 +40,7 @@ fn listen(sim: &mut Sim, host: usize, byte: u8) -> ServerId {
     server
 }
 
-fn connect(sim: &mut Sim, host: usize, byte: u8) {
+fn connect(sim: &mut Sim, host: usize, byte: u8) -> ConnectId {
     let request = ConnectRequest {
         public_key: *key_pair(byte).public_key(),
         key_pair: key_pair(200),
@@ -49,7 +49,7 @@ fn connect(sim: &mut Sim, host: usize, byte: u8) {
         never_punch: false,
     };
     let now = sim.now;
-    sim.hosts[host].node.connect(now, request);
+    sim.hosts[host].node.connect(now, request)
 }
 
 fn failure(sim: &Sim, host: usize) -> Option<ConnectError> {
@@ -183,6 +183,38 @@ fn a_client_that_never_comes_is_forgotten_with_its_stream() {
     assert!(sim.hosts[server].streams.is_empty());
     assert_eq!(sim.hosts[server].node.counters().abandoned, 1);
     assert_eq!(sim.accepted(server), 0);
+}
+
+#[test]
+fn an_attempt_that_is_given_up_leaves_nothing_behind_however_far_it_came() {
+    for far in [0, 30, 60, 90, 120, 200, 400] {
+        let mut sim = Sim::dht(7, 12);
+        let [server, client] = [sim.behind(NatKind::Consistent), sim.behind(NatKind::Consistent)];
+        listen(&mut sim, server, 1);
+        sim.run(SOON);
+        let streams = sim.hosts[client].streams.len();
+        let attempt = connect(&mut sim, client, 1);
+        sim.run(Duration::from_millis(far));
+        let connected = |sim: &Sim| {
+            let events = sim.hosts[client].events.iter();
+            events
+                .filter(|event| matches!(event, Event::Connected { .. } | Event::ConnectFailed { .. }))
+                .count()
+        };
+        let before = connected(&sim);
+        let now = sim.now;
+        sim.hosts[client].node.cancel_connect(now, attempt);
+        sim.run(Duration::from_secs(40));
+        assert_eq!(
+            connected(&sim),
+            before,
+            "{far} ms: nothing is heard of it any more"
+        );
+        assert_eq!(sim.hosts[client].streams.len(), streams + before, "{far} ms");
+        let node = &sim.hosts[client].node;
+        assert!(node.connects.is_empty() && node.punchers.is_empty(), "{far} ms");
+        assert!(node.punch_sockets.is_empty(), "{far} ms");
+    }
 }
 
 #[test]
