@@ -3,28 +3,28 @@
 //!
 //! TCP carries what JavaScript's secret stream (npm `@hyperswarm/secret-stream`) carries over a socket: a Noise XX handshake in frames
 //! of a 24-bit little-endian length, then the secret stream. [`meet`] races both: UDX first, TCP a little later ("Happy Eyeballs",
-//! RFC 8305), the first that is through is used and the other one dropped.
+//! RFC 8305), the first that is through is used and the others are cancelled. A [`crate::Swarm`] races likewise, for peers whose
+//! addresses are known.
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cumulet_hyperdht::{ConnectError, ConnectOptions, Dht};
-use cumulet_secret_stream::noise::{Handshake, HandshakeResult, KeyPair, NoiseError};
-use cumulet_udx::UdxStream;
+use cumulet_secret_stream::noise::{Handshake, KeyPair, NoiseError};
+use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Between two attempts of a race: RFC 8305's recommendation.
-const STAGGER: Duration = Duration::from_millis(250);
+use crate::connection::{Connection, TcpTransport, Transport};
+use crate::race::{Race, Verdict, Way};
+
 /// How long a whole handshake may take, the connection's included.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// Longest handshake message: two keys, a tag each, and room for a payload that we do not read.
@@ -32,44 +32,14 @@ const MAX_MESSAGE_BYTES: usize = 1_024;
 /// Handshakes of strangers at a time. Beyond, they wait in the listener's backlog.
 const MAX_HANDSHAKES: usize = 64;
 /// Accepted connections that wait to be taken; beyond, handshakes wait.
-const ACCEPT_QUEUE: usize = 64;
-/// Addresses tried of each kind.
-const MAX_ADDRESSES: usize = 8;
+pub(crate) const ACCEPT_QUEUE: usize = 64;
+/// Addresses tried over UDX.
+const MAX_UDX_ADDRESSES: usize = 8;
 /// A pause after the listener failed, as it does when descriptors run out.
 const LISTEN_PAUSE: Duration = Duration::from_millis(100);
 
-/// Who may connect, by public key. Must return at once.
-pub type Admits = Arc<dyn Fn(&[u8; 32]) -> bool + Send + Sync>;
-
-/// The bytes' way.
-#[derive(Debug)]
-pub enum Transport {
-    /// Over UDP.
-    Udx(UdxStream),
-    /// Over TCP.
-    Tcp(TcpStream),
-}
-
-/// A peer that was met: the handshake is done, the transport carries the secret stream's bytes (its header first).
-pub struct Direct {
-    /// The peer's Ed25519 public key, authenticated.
-    pub remote_public_key: [u8; 32],
-    /// Keys for the secret stream.
-    pub handshake: HandshakeResult,
-    /// The raw bytes. Nothing of the secret stream has been written or read.
-    pub transport: Transport,
-    /// Whether we dialled.
-    pub is_initiator: bool,
-}
-
-impl fmt::Debug for Direct {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Direct")
-            .field("transport", &self.transport)
-            .field("is_initiator", &self.is_initiator)
-            .finish_non_exhaustive()
-    }
-}
+/// Who may connect, by public key and address. Must return at once.
+pub type Admits = Arc<dyn Fn(&[u8; 32], SocketAddr) -> bool + Send + Sync>;
 
 /// Where a known host is. At most 8 addresses of each kind are tried, in order.
 #[derive(Debug, Clone, Default)]
@@ -98,9 +68,6 @@ pub enum TcpError {
     /// Somebody else is there.
     #[error("failed to meet peer over TCP: somebody else answered")]
     WrongPeer,
-    /// Not admitted.
-    #[error("failed to accept peer over TCP: it is not admitted")]
-    Refused,
     /// Too slow.
     #[error("failed to meet peer over TCP in time")]
     Timeout,
@@ -116,6 +83,9 @@ pub enum MeetError {
     /// There is no address.
     #[error("failed to meet peer: no address of it is known")]
     NoAddress,
+    /// No way came through in time.
+    #[error("failed to meet peer in time")]
+    Timeout,
     /// Every way failed; this is how the last of each kind did.
     #[error("failed to meet peer: over UDP: {}; over TCP: {}", words(udx.as_ref()), words(tcp.as_ref()))]
     AllFailed {
@@ -153,7 +123,7 @@ async fn shake_hands(
     mut stream: TcpStream,
     is_initiator: bool,
     key_pair: KeyPair,
-) -> Result<Direct, TcpError> {
+) -> Result<Connection, TcpError> {
     // The stream's packets are as large as they can be; waiting to fill them delays what has no more.
     stream.set_nodelay(true)?;
     let mut ephemeral = [0; 32];
@@ -169,11 +139,12 @@ async fn shake_hands(
         }
     }
     let result = handshake.finish()?;
-    Ok(Direct {
+    Ok(Connection {
         remote_public_key: result.remote_public_key,
         handshake: result,
-        transport: Transport::Tcp(stream),
+        stream: Transport::Tcp(TcpTransport::new(stream)?),
         is_initiator,
+        relay: None,
     })
 }
 
@@ -191,7 +162,7 @@ pub async fn connect_tcp(
     address: SocketAddr,
     public_key: [u8; 32],
     key_pair: KeyPair,
-) -> Result<Direct, TcpError> {
+) -> Result<Connection, TcpError> {
     let met = in_time(async {
         let stream = TcpStream::connect(address).await?;
         shake_hands(stream, true, key_pair).await
@@ -205,38 +176,79 @@ pub async fn connect_tcp(
 }
 
 /// Meets a known host: over UDX at once, over TCP when that has not succeeded within 250 ms or has failed. The first success
-/// wins; the other attempts are dropped, and what they opened is closed.
+/// wins; the other attempts are cancelled, and what they opened is closed.
 ///
 /// # Errors
 /// [`MeetError`].
-pub async fn meet(dht: &Dht, host: &KnownHost, key_pair: &KeyPair) -> Result<Direct, MeetError> {
-    if host.udx.is_empty() && host.tcp.is_empty() {
+pub async fn meet(dht: &Dht, host: &KnownHost, key_pair: &KeyPair) -> Result<Connection, MeetError> {
+    let udp = (!host.udx.is_empty()).then(|| ConnectOptions {
+        relay_addresses: host.udx.iter().take(MAX_UDX_ADDRESSES).copied().collect(),
+        never_punch: true,
+        ..ConnectOptions::new(key_pair.clone())
+    });
+    race(dht, (host.public_key, key_pair), udp, &host.tcp).await
+}
+
+type Ended = (Way, Result<Connection, Failed>);
+
+enum Failed {
+    Udx(ConnectError),
+    Tcp(TcpError),
+}
+
+/// Races whatever the DHT node finds with `udp` against TCP to each of `tcp`; see `race`. Cancelled by dropping it.
+pub(crate) async fn race(
+    dht: &Dht,
+    (public_key, key_pair): ([u8; 32], &KeyPair),
+    udp: Option<ConnectOptions>,
+    tcp: &[SocketAddr],
+) -> Result<Connection, MeetError> {
+    if udp.is_none() && tcp.is_empty() {
         return Err(MeetError::NoAddress);
     }
+    let mut race = Race::new(Instant::now(), udp.is_some(), tcp);
     let (mut failed_udx, mut failed_tcp) = (None, None);
-    let mut attempts = FuturesUnordered::new();
-    let mut waiting: std::collections::VecDeque<Way> = host
-        .tcp
-        .iter()
-        .take(MAX_ADDRESSES)
-        .map(|address| Way::Tcp(*address))
-        .collect();
-    if !host.udx.is_empty() {
-        waiting.push_front(Way::Udx(host.udx.iter().take(MAX_ADDRESSES).copied().collect()));
-    }
+    // The winner's return drops, and so cancels, the others.
+    let mut attempts: FuturesUnordered<BoxFuture<'_, Ended>> = FuturesUnordered::new();
     loop {
-        if let Some(way) = waiting.pop_front() {
-            attempts.push(attempt(dht, way, host.public_key, key_pair.clone()));
+        while let Some(way) = race.begin(Instant::now()) {
+            match way {
+                Way::Udp => {
+                    let options = udp
+                        .clone()
+                        .unwrap_or_else(|| ConnectOptions::new(key_pair.clone()));
+                    attempts.push(Box::pin(async move {
+                        let met = dht.connect(public_key, options).await;
+                        (way, met.map(Connection::from).map_err(Failed::Udx))
+                    }));
+                }
+                Way::Tcp(address) => {
+                    let met = connect_tcp(address, public_key, key_pair.clone());
+                    attempts.push(Box::pin(async move { (way, met.await.map_err(Failed::Tcp)) }));
+                }
+            }
         }
-        tokio::select! {
-            Some(ended) = attempts.next() => match ended {
-                Ok(direct) => return Ok(direct),
-                Err(Failed::Udx(error)) => failed_udx = Some(error),
-                Err(Failed::Tcp(error)) => failed_tcp = Some(error),
-            },
-            () = tokio::time::sleep(STAGGER), if !waiting.is_empty() => {}
-        }
-        if attempts.is_empty() && waiting.is_empty() {
+        let next = race.poll_timeout().map(tokio::time::Instant::from);
+        let (way, ended) = tokio::select! {
+            Some(ended) = attempts.next() => ended,
+            () = tokio::time::sleep_until(next.unwrap_or_else(tokio::time::Instant::now)), if next.is_some() => continue,
+        };
+        let verdict = match ended {
+            Ok(connection) => {
+                let verdict = race.succeeded(way);
+                tracing::debug!(?way, ?verdict, "met");
+                return Ok(connection);
+            }
+            Err(Failed::Udx(error)) => {
+                failed_udx = Some(error);
+                race.failed(Instant::now(), way)
+            }
+            Err(Failed::Tcp(error)) => {
+                failed_tcp = Some(error);
+                race.failed(Instant::now(), way)
+            }
+        };
+        if verdict == Verdict::Lost {
             return Err(MeetError::AllFailed {
                 udx: failed_udx,
                 tcp: failed_tcp,
@@ -245,41 +257,9 @@ pub async fn meet(dht: &Dht, host: &KnownHost, key_pair: &KeyPair) -> Result<Dir
     }
 }
 
-enum Way {
-    Udx(Vec<SocketAddrV4>),
-    Tcp(SocketAddr),
-}
-
-enum Failed {
-    Udx(ConnectError),
-    Tcp(TcpError),
-}
-
-async fn attempt(dht: &Dht, way: Way, public_key: [u8; 32], key_pair: KeyPair) -> Result<Direct, Failed> {
-    match way {
-        Way::Udx(relay_addresses) => {
-            let options = ConnectOptions {
-                relay_addresses,
-                never_punch: true,
-                ..ConnectOptions::new(key_pair)
-            };
-            let connection = dht.connect(public_key, options).await.map_err(Failed::Udx)?;
-            Ok(Direct {
-                remote_public_key: connection.remote_public_key,
-                handshake: connection.handshake,
-                transport: Transport::Udx(connection.stream),
-                is_initiator: true,
-            })
-        }
-        Way::Tcp(address) => connect_tcp(address, public_key, key_pair)
-            .await
-            .map_err(Failed::Tcp),
-    }
-}
-
 /// Accepts peers over TCP.
 pub struct TcpServer {
-    connections: Mutex<mpsc::Receiver<Direct>>,
+    connections: Mutex<mpsc::Receiver<Connection>>,
     address: Option<SocketAddr>,
     cancel: CancellationToken,
 }
@@ -325,7 +305,7 @@ impl TcpServer {
     }
 
     /// The next peer; `None` once the server has ended. Cancel safe.
-    pub async fn accept(&self) -> Option<Direct> {
+    pub async fn accept(&self) -> Option<Connection> {
         self.connections.lock().await.recv().await
     }
 }
@@ -336,10 +316,11 @@ impl Drop for TcpServer {
     }
 }
 
-async fn accept_all(
+/// Shakes hands with whoever comes, and passes on the admitted.
+pub(crate) async fn accept_all(
     (listener, tasks): (TcpListener, TaskTracker),
     (key_pair, admits): (KeyPair, Admits),
-    accepted: mpsc::Sender<Direct>,
+    accepted: mpsc::Sender<Connection>,
     cancel: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(MAX_HANDSHAKES));
@@ -351,7 +332,7 @@ async fn accept_all(
         let Some((Ok(place), accepting)) = cancel.run_until_cancelled(next).await else {
             return;
         };
-        let Ok((stream, _)) = accepting else {
+        let Ok((stream, address)) = accepting else {
             tokio::time::sleep(LISTEN_PAUSE).await;
             continue;
         };
@@ -363,45 +344,13 @@ async fn accept_all(
                 .run_until_cancelled(in_time(shake_hands(stream, false, key_pair)))
                 .await;
             match met {
-                Some(Ok(direct)) if admits(&direct.remote_public_key) => {
-                    cancel.run_until_cancelled(accepted.send(direct)).await;
+                Some(Ok(connection)) if admits(&connection.remote_public_key, address) => {
+                    cancel.run_until_cancelled(accepted.send(connection)).await;
                 }
                 Some(Ok(_)) => tracing::debug!("a peer over TCP is not admitted"),
                 Some(Err(error)) => tracing::debug!(%error, "no handshake over TCP"),
                 None => {}
             }
         });
-    }
-}
-
-impl AsyncRead for Transport {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Udx(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Transport {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Udx(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Udx(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Udx(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }

@@ -7,16 +7,19 @@
 //! Private by default: a client-only join asks the nodes near the topic and announces nothing; only a join as server (or
 //! [`Swarm::listen`]) makes the key and the topic public.
 //!
-//! Peers whose key and addresses are known, such as the replicas of one cloud, need no DHT: [`Swarm::join_peer`] over UDX,
-//! [`direct`] over UDX or TCP.
+//! Peers whose key and addresses are known, such as the replicas of one cloud, need no DHT: [`Swarm::join_peer`] races UDP with
+//! TCP to them, and [`Swarm::listen_tcp`] lets them in over TCP. Without a swarm: [`direct`].
 
+mod connection;
 pub mod direct;
 mod driver;
 mod peers;
+mod race;
 mod topics;
 #[cfg(feature = "vectors")]
 pub mod vectors;
 
+pub use self::connection::{Connection, Control, TcpControl, TcpTransport, Transport};
 pub use self::driver::{
-    Connection, Join, Mode, PeerStatus, Swarm, SwarmConfig, SwarmError, SwarmLimits, SwarmStats, Topic,
+    Join, Mode, PeerStatus, Swarm, SwarmConfig, SwarmError, SwarmLimits, SwarmStats, Topic,
 };

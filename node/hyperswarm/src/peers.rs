@@ -2,9 +2,10 @@
 //! `lib/retry-timer.js`). Pure: time and randomness are passed in.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
+use crate::direct::KnownHost;
 use crate::{PeerStatus, SwarmLimits, Topic};
 
 /// A connection that lived this long was a good one: its loss starts the count of attempts anew.
@@ -96,6 +97,8 @@ pub(crate) struct Peer {
     retry_at: Option<Instant>,
     connected_at: Option<Instant>,
     addresses: Vec<SocketAddrV4>,
+    /// Where it listens over TCP; of peers joined by name only.
+    tcp: Vec<SocketAddr>,
     topics: HashSet<Topic>,
 }
 
@@ -112,6 +115,7 @@ impl Peer {
             retry_at: None,
             connected_at: None,
             addresses: Vec::new(),
+            tcp: Vec::new(),
             topics: HashSet::new(),
         }
     }
@@ -160,6 +164,7 @@ pub(crate) struct Dial {
     pub(crate) public_key: [u8; 32],
     pub(crate) number: u64,
     pub(crate) addresses: Vec<SocketAddrV4>,
+    pub(crate) tcp: Vec<SocketAddr>,
 }
 
 /// What to do with a connection that just opened.
@@ -228,14 +233,18 @@ impl Peers {
         }
     }
 
-    pub(crate) fn join_peer(&mut self, public_key: [u8; 32], addresses: Vec<SocketAddrV4>) {
-        let Some(peer) = self.upsert(public_key) else {
+    pub(crate) fn join_peer(&mut self, host: KnownHost) {
+        let Some(peer) = self.upsert(host.public_key) else {
             return;
         };
         peer.explicit = true;
-        if !addresses.is_empty() {
-            peer.addresses = addresses;
+        if !host.udx.is_empty() {
+            peer.addresses = host.udx;
             peer.addresses.truncate(MAX_ADDRESSES);
+        }
+        if !host.tcp.is_empty() {
+            peer.tcp = host.tcp;
+            peer.tcp.truncate(MAX_ADDRESSES);
         }
         peer.attempts = 0;
         peer.enqueue();
@@ -326,6 +335,7 @@ impl Peers {
             public_key,
             number,
             addresses: peer.addresses.clone(),
+            tcp: peer.tcp.clone(),
         })
     }
 
@@ -370,11 +380,14 @@ impl Peers {
         }
     }
 
-    /// A peer dialled us. `outdated` is asked for the number of an existing connection: has it carried bytes both ways?
+    /// A peer dialled us. `alive`: it has said something on this connection, so that it has not given it up, and nothing that is
+    /// still being dialled is better. `outdated` is asked for the number of an existing connection: has it carried bytes both
+    /// ways?
     pub(crate) fn accepted(
         &mut self,
         now: Instant,
         public_key: [u8; 32],
+        alive: bool,
         outdated: impl FnOnce(u64) -> bool,
     ) -> Admission {
         let (own_key, limit, theirs) = (self.own_key, self.limits.max_server_connections, self.count().2);
@@ -386,7 +399,7 @@ impl Peers {
             _ if peer.banned => Admission::Refuse,
             Link::None if theirs >= limit => Admission::Refuse,
             Link::None => Admission::Admit(new),
-            Link::Dialling(old) if keep_new(&own_key, &public_key, false, false) => {
+            Link::Dialling(old) if alive || keep_new(&own_key, &public_key, false, false) => {
                 Admission::Replace { old, new }
             }
             Link::Open { number: old, .. } if keep_new(&own_key, &public_key, outdated(old), false) => {
@@ -439,6 +452,26 @@ impl Peers {
             peer.retry_at = wait.map(|wait| now + wait);
         }
         self.collect(public_key);
+    }
+
+    /// Dials under way are forgotten.
+    pub(crate) fn suspend(&mut self) {
+        for peer in self.known.values_mut() {
+            if matches!(peer.link, Link::Dialling(_)) {
+                peer.link = Link::None;
+                peer.queued = true;
+            }
+        }
+    }
+
+    /// Everybody who is wanted is dialled now, as if never tried before.
+    pub(crate) fn resume(&mut self) {
+        for peer in self.known.values_mut() {
+            if peer.explicit || !peer.topics.is_empty() {
+                peer.attempts = 0;
+                peer.enqueue();
+            }
+        }
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {

@@ -111,6 +111,25 @@ impl Topics {
         }
     }
 
+    /// Lookups under way are broken off. Returns the topics that are announced, which are taken for withdrawn from now on.
+    pub(crate) fn suspend(&mut self) -> Vec<Topic> {
+        let mut announced = Vec::new();
+        for (topic, entry) in &mut self.topics {
+            entry.running = None;
+            if std::mem::take(&mut entry.announced) {
+                announced.push(*topic);
+            }
+        }
+        announced
+    }
+
+    /// Looks up everything now.
+    pub(crate) fn resume(&mut self, now: Instant) {
+        for entry in self.topics.values_mut() {
+            (entry.next_at, entry.fruitless, entry.stale) = (now, 0, false);
+        }
+    }
+
     /// Every topic joined, and whether we may be announced under it.
     pub(crate) fn drain(&mut self) -> Vec<(Topic, Left)> {
         self.topics
@@ -303,6 +322,18 @@ mod tests {
             Some(Left { announced: false })
         );
         assert_eq!(topics.len(), 0);
+    }
+
+    #[test]
+    fn what_was_announced_is_withdrawn_for_a_pause_and_announced_again_after_it() {
+        let now = Instant::now();
+        let mut topics = Topics::default();
+        topics.join(now, TOPIC, Mode::SERVER);
+        assert_eq!(topics.next_task(now), Some((TOPIC, Task::Announce)));
+        assert_eq!(topics.suspend(), [TOPIC]);
+        assert_eq!(topics.suspend(), [[0; 32]; 0]);
+        topics.resume(now);
+        assert_eq!(topics.next_task(now), Some((TOPIC, Task::Announce)));
     }
 
     #[test]

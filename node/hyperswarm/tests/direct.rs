@@ -15,9 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cumulet_hyperdht::ListenOptions;
-use cumulet_hyperswarm::direct::{
-    Direct, KnownHost, MeetError, TcpError, TcpServer, Transport, connect_tcp, meet,
-};
+use cumulet_hyperswarm::direct::{KnownHost, MeetError, TcpError, TcpServer, connect_tcp, meet};
+use cumulet_hyperswarm::{Connection, Transport};
 use cumulet_secret_stream::noise::KeyPair;
 use cumulet_secret_stream::{Event, SecretStream};
 use support::{fresh_key_pair, node};
@@ -27,9 +26,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Sends `say` and returns the first message of the other side.
-async fn exchange(direct: Direct, say: &[u8]) -> Vec<u8> {
-    let mut stream = direct.transport;
-    let mut secret = SecretStream::from_handshake(direct.handshake, [7; 24]);
+async fn exchange(connection: Connection, say: &[u8]) -> Vec<u8> {
+    let mut stream = connection.stream;
+    let mut secret = SecretStream::from_handshake(connection.handshake, [7; 24]);
     secret.send(say).unwrap();
     stream.write_all(&secret.take_output()).await.unwrap();
     let mut buffer = [0; 4_096];
@@ -56,7 +55,7 @@ async fn host(key_pair: &KeyPair, admitted: Option<[u8; 32]>) -> Host {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let cancel = CancellationToken::new();
-    let admits = Arc::new(move |key: &[u8; 32]| admitted.is_none_or(|admitted| admitted == *key));
+    let admits = Arc::new(move |key: &[u8; 32], _| admitted.is_none_or(|admitted| admitted == *key));
     let server = TcpServer::new(listener, key_pair.clone(), admits, &TaskTracker::new(), &cancel);
     Host {
         server,
@@ -88,7 +87,7 @@ async fn where_udp_does_not_get_through_tcp_does_soon() {
         begun.elapsed() >= Duration::from_millis(250),
         "UDX had no head start"
     );
-    assert!(matches!(met.transport, Transport::Tcp(_)));
+    assert!(matches!(met.stream, Transport::Tcp(_)));
     assert_eq!(accepted.remote_public_key, *ours.public_key());
     let (heard, said) = tokio::join!(exchange(met, b"ping"), exchange(accepted, b"pong"));
     assert_eq!((&heard[..], &said[..]), (&b"pong"[..], &b"ping"[..]));
@@ -110,7 +109,7 @@ async fn where_udp_gets_through_tcp_is_not_even_tried() {
         tcp: vec![host.address],
     };
     let (met, accepted) = tokio::join!(meet(&here, &known, &ours), server.accept());
-    assert!(matches!(met.unwrap().transport, Transport::Udx(_)));
+    assert!(matches!(met.unwrap().stream, Transport::Udx(_)));
     assert_eq!(accepted.unwrap().remote_public_key, *ours.public_key());
     let over_tcp = tokio::time::timeout(Duration::from_millis(400), host.server.accept()).await;
     assert!(over_tcp.is_err());
@@ -127,7 +126,7 @@ async fn nobody_but_the_known_host_is_met_and_nobody_but_the_admitted_gets_in() 
     let stranger = connect_tcp(host.address, *theirs.public_key(), fresh_key_pair())
         .await
         .unwrap();
-    let Transport::Tcp(mut stream) = stranger.transport else {
+    let Transport::Tcp(mut stream) = stranger.stream else {
         panic!("not over TCP")
     };
     let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 64]))

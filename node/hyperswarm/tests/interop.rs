@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use cumulet_hyperdht::Dht;
 use cumulet_hyperswarm::{Mode, Swarm, SwarmConfig, SwarmLimits};
 use serde_json::{Value, json};
-use support::{Js, echo, expect_echo, fresh_key_pair, node, rounds};
+use support::{Js, echo_over, expect_echo_over, fresh_key_pair, node, rounds};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,7 +39,7 @@ fn echo_all(swarm: &Swarm) -> tokio::task::JoinSet<()> {
     tasks.spawn(async move {
         let mut echoes = tokio::task::JoinSet::new();
         while let Some(connection) = swarm.next_connection().await {
-            echoes.spawn(echo(connection));
+            echoes.spawn(echo_over(connection.stream, connection.handshake));
         }
     });
     tasks
@@ -75,7 +75,7 @@ async fn our_swarm_finds_a_js_server_under_a_topic_every_time() {
             .unwrap();
         assert_eq!(hex::encode(connection.remote_public_key), server["publicKey"]);
         assert!(connection.is_initiator);
-        expect_echo(connection)
+        expect_echo_over(connection.stream, connection.handshake)
             .await
             .unwrap_or_else(|error| panic!("round {round}: {error}"));
         let announced = dht.lookup(topic(1)).await.unwrap();
@@ -163,7 +163,9 @@ async fn a_peer_that_announces_itself_after_our_lookup_is_found_within_seconds()
         .unwrap()
         .unwrap();
     assert_eq!(hex::encode(connection.remote_public_key), theirs["publicKey"]);
-    expect_echo(connection).await.unwrap();
+    expect_echo_over(connection.stream, connection.handshake)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,8 @@ mod support;
 
 use std::sync::Arc;
 
-use cumulet_hyperswarm::direct::{Direct, TcpServer, connect_tcp};
+use cumulet_hyperswarm::Connection;
+use cumulet_hyperswarm::direct::{TcpServer, connect_tcp};
 use cumulet_secret_stream::{Event, SecretStream};
 use serde_json::json;
 use support::{Js, fresh_key_pair, key};
@@ -23,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Says hello, or answers what it hears; returns what it heard.
-async fn talk(direct: Direct) -> Vec<u8> {
-    let is_initiator = direct.is_initiator;
-    let mut stream = direct.transport;
-    let mut secret = SecretStream::from_handshake(direct.handshake, [7; 24]);
+async fn talk(connection: Connection) -> Vec<u8> {
+    let is_initiator = connection.is_initiator;
+    let mut stream = connection.stream;
+    let mut secret = SecretStream::from_handshake(connection.handshake, [7; 24]);
     if is_initiator {
         secret.send(b"hello").unwrap();
     }
@@ -63,7 +64,7 @@ async fn a_js_secret_stream_over_tcp_is_met_as_client_and_as_server() {
     let (key_pair, cancel) = (fresh_key_pair(), CancellationToken::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let everybody = Arc::new(|_: &[u8; 32]| true);
+    let everybody = Arc::new(|_: &[u8; 32], _| true);
     let server = TcpServer::new(
         listener,
         key_pair.clone(),

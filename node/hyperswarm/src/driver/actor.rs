@@ -1,39 +1,41 @@
 //! The task that owns the swarm: runs lookups, dials, accepts, and resolves doubles.
 
+mod suspend;
+
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cumulet_hyperdht::{
-    ConnectError, ConnectOptions, Connection, Dht, FirewallHook, ListenError, ListenOptions, LookupError,
-    PeerRecord, Search, Server,
+    ConnectError, ConnectOptions, Dht, FirewallHook, ListenError, ListenOptions, NoisePayload, Server,
 };
 use cumulet_secret_stream::noise::KeyPair;
-use cumulet_udx::{StreamControl, StreamStats};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::{Mode, PeerStatus, SwarmConfig, SwarmStats, Topic};
+use super::lookup::{Found, Lookup, LookupDone};
+use super::{Mode, PeerStatus, SwarmConfig, SwarmStats, Topic, short};
+use crate::connection::{Connection, Control, Transport};
+use crate::direct::{self, Admits, KnownHost, MeetError};
 use crate::peers::{Admission, Peers};
-use crate::topics::{Left, Outcome, Task, Topics};
+use crate::topics::{Left, Outcome, Topics};
 
 /// Peers remembered as reachable through relays only. When full all are forgotten, at the price of one more failing dial each.
 const MAX_UNPUNCHABLE: usize = 4_096;
 /// A dial that took longer will not come: hole punching is the slowest and ends within 35 s.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(45);
-/// How long the first announcement of a topic waits for that of the key, whose relay addresses it carries.
-const ANNOUNCE_WAIT: Duration = Duration::from_secs(5);
 /// How long a second connection of a connected peer may take to its first packet.
 const PROOF_WAIT: Duration = Duration::from_secs(5);
 /// Such connections at a time.
 const MAX_PROVING: usize = 64;
 /// How long withdrawing announcements may take at the end.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(3);
-/// Bytes of a UDX header: more than this per packet means data was carried.
-const UDX_HEADER: u64 = 20;
 /// Random bytes are drawn this many at a time.
 const POOL: usize = 64;
 
@@ -58,10 +60,8 @@ pub(super) enum Command {
     Refresh {
         topic: Topic,
     },
-    JoinPeer {
-        public_key: [u8; 32],
-        addresses: Vec<std::net::SocketAddrV4>,
-    },
+    ListenTcp(TcpListener),
+    JoinPeer(KnownHost),
     LeavePeer {
         public_key: [u8; 32],
     },
@@ -70,6 +70,8 @@ pub(super) enum Command {
         banned: bool,
     },
     SetRelays(Vec<[u8; 32]>),
+    Suspend(oneshot::Sender<()>),
+    Resume(oneshot::Sender<()>),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Shutdown(oneshot::Sender<()>),
 }
@@ -77,19 +79,13 @@ pub(super) enum Command {
 /// Lookups of a topic that have ended, and how many of them before the join.
 pub(super) type Rounds = (watch::Receiver<u64>, u64);
 
-/// What a lookup says while it runs.
-struct Found {
-    topic: Topic,
-    peers: Vec<PeerRecord>,
-}
-
-type DialDone = ([u8; 32], u64, Result<Connection, ConnectError>);
+type DialDone = ([u8; 32], u64, Result<Connection, MeetError>);
+/// A connection that is alive, and whether the one it meets was outdated when it came.
 type Proven = (Option<Connection>, bool);
-type LookupDone = (Topic, usize, usize);
 
 struct Link {
     public_key: [u8; 32],
-    control: StreamControl,
+    control: Control,
 }
 
 pub(super) struct Actor {
@@ -100,6 +96,13 @@ pub(super) struct Actor {
     topics: Topics,
     server: Option<Server>,
     announced: bool,
+    /// Accepting over TCP runs here.
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+    /// Cancelled at the end: closes the listeners.
+    listening: CancellationToken,
+    tcp: mpsc::Receiver<Connection>,
+    tcp_accepted: mpsc::Sender<Connection>,
     /// Connections by number.
     links: HashMap<u64, Link>,
     /// Connections that wait for the one they replace to be gone: old number to new number and connection.
@@ -116,6 +119,10 @@ pub(super) struct Actor {
     rounds: HashMap<Topic, watch::Sender<u64>>,
     banned: Arc<Mutex<std::collections::HashSet<[u8; 32]>>>,
     accepted_now: Arc<AtomicUsize>,
+    /// Nothing is done until the resumption.
+    suspended: Arc<AtomicBool>,
+    /// It is listened then again, announced or not.
+    listen_on_resume: Option<bool>,
     max_accepted: usize,
     relays: Vec<[u8; 32]>,
     /// Peers that only a relay can help with, as earlier dials have shown.
@@ -145,25 +152,21 @@ enum Input {
 
 async fn accept(server: &mut Option<Server>) -> Option<Connection> {
     match server {
-        Some(server) => server.accept().await,
+        Some(server) => server.accept().await.map(Connection::from),
         None => std::future::pending().await,
     }
-}
-
-fn carried_both_ways(stats: &StreamStats) -> bool {
-    stats.bytes_received > UDX_HEADER * stats.packets_received
-        && stats.bytes_sent > UDX_HEADER * stats.packets_sent
 }
 
 impl Actor {
     pub(super) fn new(
         dht: Dht,
         config: SwarmConfig,
-        commands: mpsc::UnboundedReceiver<Command>,
-        connections: mpsc::Sender<Connection>,
+        (commands, connections): (mpsc::UnboundedReceiver<Command>, mpsc::Sender<Connection>),
+        (tasks, cancel): (TaskTracker, CancellationToken),
     ) -> (Self, watch::Receiver<SwarmStats>) {
         let (stats, seen) = watch::channel(SwarmStats::default());
         let (found_tx, found) = mpsc::channel(FOUND_QUEUE);
+        let (tcp_accepted, tcp) = mpsc::channel(direct::ACCEPT_QUEUE);
         let actor = Self {
             dht,
             peers: Peers::new(*config.key_pair.public_key(), config.limits),
@@ -172,6 +175,11 @@ impl Actor {
             topics: Topics::default(),
             server: None,
             announced: false,
+            tasks,
+            listening: cancel.child_token(),
+            cancel,
+            tcp,
+            tcp_accepted,
             links: HashMap::new(),
             replacing: HashMap::new(),
             closed: FuturesUnordered::new(),
@@ -184,6 +192,8 @@ impl Actor {
             rounds: HashMap::new(),
             banned: Arc::default(),
             accepted_now: Arc::default(),
+            suspended: Arc::default(),
+            listen_on_resume: None,
             max_accepted: config.limits.max_server_connections,
             relays: Vec::new(),
             unpunchable: HashSet::new(),
@@ -196,16 +206,20 @@ impl Actor {
         (actor, seen)
     }
 
-    pub(super) async fn run(mut self, cancel: CancellationToken) {
+    pub(super) async fn run(mut self) {
+        let cancel = self.cancel.clone();
         let done = loop {
-            self.start_lookups();
-            self.start_dials();
+            if !self.is_suspended() {
+                self.start_lookups();
+                self.start_dials();
+            }
             self.publish();
             let wake = self.next_wake();
             let input = tokio::select! {
                 () = cancel.cancelled() => Input::Cancelled,
                 command = self.commands.recv() => Input::Command(command),
                 connection = accept(&mut self.server) => Input::Accepted(connection),
+                Some(connection) = self.tcp.recv() => Input::Accepted(Some(connection)),
                 Some(done) = self.dials.next() => Input::Dialled(done),
                 Some(done) = self.lookups.next() => Input::LookedUp(done),
                 Some(found) = self.found.recv() => Input::Found(found),
@@ -220,6 +234,7 @@ impl Actor {
                 input => self.handle(input).await,
             }
         };
+        self.listening.cancel();
         if !cancel.is_cancelled() {
             self.shut_down().await;
         }
@@ -229,6 +244,9 @@ impl Actor {
     }
 
     fn next_wake(&self) -> Option<Instant> {
+        if self.is_suspended() {
+            return None;
+        }
         [self.peers.poll_timeout(), self.topics.poll_timeout()]
             .into_iter()
             .flatten()
@@ -250,7 +268,7 @@ impl Actor {
         match input {
             Input::Command(Some(command)) => self.command(now, command).await,
             Input::Accepted(Some(connection)) => self.on_newcomer(now, connection),
-            Input::Proven((Some(connection), outdated)) => self.on_accepted(now, connection, outdated),
+            Input::Proven((Some(connection), outdated)) => self.on_accepted(now, connection, true, outdated),
             Input::Accepted(None) => self.server = None,
             Input::Dialled((public_key, number, result)) => self.on_dialled(now, &public_key, number, result),
             Input::LookedUp((topic, found, stored)) => {
@@ -310,10 +328,8 @@ impl Actor {
                 self.after_leaving(topic, left);
             }
             Command::Refresh { topic } => self.topics.refresh(now, &topic),
-            Command::JoinPeer {
-                public_key,
-                addresses,
-            } => self.peers.join_peer(public_key, addresses),
+            Command::ListenTcp(listener) => self.listen_tcp(listener),
+            Command::JoinPeer(host) => self.peers.join_peer(host),
             Command::LeavePeer { public_key } => self.peers.leave_peer(&public_key),
             Command::SetRelays(relays) => self.relays = relays,
             Command::Ban { public_key, banned } => {
@@ -335,11 +351,24 @@ impl Actor {
             Command::Peers(done) => {
                 let _ = done.send(self.peers.statuses());
             }
+            Command::Suspend(done) => {
+                self.suspend().await;
+                let _ = done.send(());
+            }
+            Command::Resume(done) => {
+                self.resume(now).await;
+                let _ = done.send(());
+            }
             Command::Shutdown(_) => {}
         }
     }
 
     async fn listen(&mut self, announce: bool) -> Result<(), ListenError> {
+        if self.is_suspended() {
+            let before = self.listen_on_resume.unwrap_or(false);
+            self.listen_on_resume = Some(announce || before);
+            return Ok(());
+        }
         if let Some(server) = &self.server {
             if announce && !self.announced {
                 self.announced = true;
@@ -347,19 +376,7 @@ impl Actor {
             }
             return Ok(());
         }
-        let (banned, accepted, limit) = (self.banned.clone(), self.accepted_now.clone(), self.max_accepted);
-        let user = self.firewall.clone();
-        let firewall: FirewallHook = Arc::new(move |public_key, payload, address| {
-            let banned = banned
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contains(public_key);
-            !banned
-                && accepted.load(Ordering::Relaxed) < limit
-                && user
-                    .as_ref()
-                    .is_none_or(|user| user(public_key, payload, address))
-        });
+        let firewall = self.admission();
         let options = ListenOptions {
             firewall: Some(firewall),
             private: !announce,
@@ -368,6 +385,43 @@ impl Actor {
         self.server = Some(self.dht.listen(self.key_pair.clone(), options).await?);
         self.announced = announce;
         Ok(())
+    }
+
+    /// Who may come in: not the banned, not too many, and then the application decides.
+    fn admission(&self) -> FirewallHook {
+        let (banned, accepted, limit) = (self.banned.clone(), self.accepted_now.clone(), self.max_accepted);
+        let suspended = self.suspended.clone();
+        let user = self.firewall.clone();
+        Arc::new(move |public_key, payload, address| {
+            let banned = banned
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(public_key);
+            !banned
+                && !suspended.load(Ordering::Relaxed)
+                && accepted.load(Ordering::Relaxed) < limit
+                && user
+                    .as_ref()
+                    .is_none_or(|user| user(public_key, payload, address))
+        })
+    }
+
+    fn listen_tcp(&mut self, listener: TcpListener) {
+        let admission = self.admission();
+        let admits: Admits = Arc::new(move |public_key, address| {
+            let address = match address {
+                SocketAddr::V4(address) => address,
+                // As far as it is known: the hook's addresses are IPv4, as the DHT's are.
+                SocketAddr::V6(address) => SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, address.port()),
+            };
+            admission(public_key, &NoisePayload::default(), address)
+        });
+        self.tasks.spawn(direct::accept_all(
+            (listener, self.tasks.clone()),
+            (self.key_pair.clone(), admits),
+            self.tcp_accepted.clone(),
+            self.listening.clone(),
+        ));
     }
 
     fn after_leaving(&mut self, topic: Topic, left: Option<Left>) {
@@ -413,14 +467,12 @@ impl Actor {
                 let options = ConnectOptions {
                     relay_addresses: dial.addresses,
                     relay_through,
-                    ..ConnectOptions::new(key_pair)
+                    ..ConnectOptions::new(key_pair.clone())
                 };
-                let result = tokio::time::timeout(DIAL_TIMEOUT, dht.connect(dial.public_key, options)).await;
-                (
-                    dial.public_key,
-                    dial.number,
-                    result.unwrap_or(Err(ConnectError::PeerUnreachable)),
-                )
+                let race = direct::race(&dht, (dial.public_key, &key_pair), Some(options), &dial.tcp);
+                let result = tokio::time::timeout(DIAL_TIMEOUT, race).await;
+                let result = result.unwrap_or(Err(MeetError::Timeout));
+                (dial.public_key, dial.number, result)
             }));
         }
     }
@@ -430,7 +482,7 @@ impl Actor {
         now: Instant,
         public_key: &[u8; 32],
         number: u64,
-        result: Result<Connection, ConnectError>,
+        result: Result<Connection, MeetError>,
     ) {
         match result {
             Ok(connection) => match self.peers.dialled(now, public_key, number) {
@@ -438,14 +490,18 @@ impl Actor {
                     self.counters.dialled += 1;
                     self.admit(number, connection);
                 }
-                None => connection.stream.control().destroy(),
+                // Dropping it ends it.
+                None => drop(connection),
             },
             Err(error) => {
                 tracing::debug!(peer = %short(public_key), %error, "dial failed");
                 self.counters.dial_failures += 1;
                 let unpunchable = matches!(
                     error,
-                    ConnectError::HolepunchFailed { .. } | ConnectError::CannotHolepunch
+                    MeetError::AllFailed {
+                        udx: Some(ConnectError::HolepunchFailed { .. } | ConnectError::CannotHolepunch),
+                        ..
+                    }
                 );
                 if unpunchable && !self.relays.is_empty() {
                     if self.unpunchable.len() >= MAX_UNPUNCHABLE {
@@ -460,45 +516,40 @@ impl Actor {
     }
 
     /// A peer dialled us. If it is connected already, the newcomer must show a sign of life first: it may be a dial that its
-    /// side gave up in the same moment in favour of the existing connection, and must not replace that.
+    /// side gave up in the same moment in favour of the existing connection, and must not replace that. Over TCP it must in any
+    /// case: it may be the attempt of a race that another one won.
     fn on_newcomer(&mut self, now: Instant, connection: Connection) {
-        let Some(existing) = self.peers.open_link(&connection.remote_public_key) else {
-            self.on_accepted(now, connection, false);
+        if self.is_suspended() {
             return;
-        };
-        let outdated = self
-            .links
-            .get(&existing)
-            .is_some_and(|link| carried_both_ways(&link.control.stats()));
+        }
+        let existing = self.peers.open_link(&connection.remote_public_key);
+        if existing.is_none() && matches!(connection.stream, Transport::Udx(_)) {
+            self.on_accepted(now, connection, false, false);
+            return;
+        }
+        let outdated = existing
+            .and_then(|number| self.links.get(&number))
+            .is_some_and(|link| link.control.carried_both_ways());
         if self.proving.len() >= MAX_PROVING {
-            connection.stream.control().destroy();
             return;
         }
         self.proving.push(Box::pin(async move {
-            let mut sources = connection.stream.control().sources();
-            let alive = tokio::time::timeout(PROOF_WAIT, sources.wait_for(Option::is_some)).await;
-            if matches!(alive, Ok(Ok(_))) {
-                return (Some(connection), outdated);
-            }
-            connection.stream.control().destroy();
-            (None, outdated)
+            let alive = tokio::time::timeout(PROOF_WAIT, connection.stream.heard()).await;
+            (alive.unwrap_or(false).then_some(connection), outdated)
         }));
     }
 
-    fn on_accepted(&mut self, now: Instant, connection: Connection, outdated: bool) {
+    fn on_accepted(&mut self, now: Instant, connection: Connection, alive: bool, outdated: bool) {
         match self
             .peers
-            .accepted(now, connection.remote_public_key, |_| outdated)
+            .accepted(now, connection.remote_public_key, alive, |_| outdated)
         {
             Admission::Admit(number) => {
                 self.counters.accepted += 1;
                 self.admit(number, connection);
             }
-            Admission::Refuse => connection.stream.control().destroy(),
-            Admission::RefuseDouble => {
-                self.counters.duplicates += 1;
-                connection.stream.control().destroy();
-            }
+            Admission::Refuse => {}
+            Admission::RefuseDouble => self.counters.duplicates += 1,
             Admission::Replace { old, new } => {
                 self.counters.duplicates += 1;
                 self.counters.accepted += 1;
@@ -519,11 +570,12 @@ impl Actor {
     }
 
     fn admit(&mut self, number: u64, connection: Connection) {
-        let control = connection.stream.control().clone();
+        let control = connection.stream.control();
         let public_key = connection.remote_public_key;
+        self.counters.over_tcp += u64::from(matches!(connection.stream, Transport::Tcp(_)));
         let watched = control.clone();
         self.closed.push(Box::pin(async move {
-            let _ = watched.closed().await;
+            watched.closed().await;
             number
         }));
         if self.connections.try_send(connection).is_err() {
@@ -560,27 +612,10 @@ impl Actor {
     }
 
     async fn shut_down(&mut self) {
-        let withdrawals: FuturesUnordered<_> = self
-            .topics
-            .drain()
-            .into_iter()
-            .filter(|(_, left)| left.announced)
-            .map(|(topic, _)| {
-                let (dht, key_pair) = (self.dht.clone(), self.key_pair.clone());
-                async move { dht.unannounce(topic, &key_pair).await }
-            })
-            .collect();
+        let announced = self.topics.drain().into_iter().filter(|(_, left)| left.announced);
+        let topics = announced.map(|(topic, _)| topic).collect();
         let server = self.server.take();
-        let withdraw = async {
-            let topics = withdrawals.for_each(|_| std::future::ready(()));
-            let key = async {
-                if let Some(server) = server {
-                    server.close().await;
-                }
-            };
-            futures::future::join(topics, key).await;
-        };
-        let _ = tokio::time::timeout(SHUTDOWN_WAIT, withdraw).await;
+        self.withdraw(topics, server).await;
         for link in self.links.values() {
             link.control.destroy();
         }
@@ -591,79 +626,5 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// The first bytes of a key, for logs.
-fn short(public_key: &[u8; 32]) -> String {
-    let [a, b, c, d, ..] = public_key;
-    format!("{a:02x}{b:02x}{c:02x}{d:02x}")
-}
-
-/// One refresh of a topic.
-struct Lookup {
-    dht: Dht,
-    key_pair: KeyPair,
-    relays: Option<watch::Receiver<Option<Vec<std::net::SocketAddrV4>>>>,
-    found: mpsc::Sender<Found>,
-    topic: Topic,
-}
-
-impl Lookup {
-    async fn run(self, task: Task) -> LookupDone {
-        let topic = self.topic;
-        match self.look(task).await {
-            Ok((found, stored)) => (topic, found, stored),
-            Err(error) => {
-                tracing::debug!(topic = %short(&topic), %error, "lookup failed");
-                (topic, 0, 0)
-            }
-        }
-    }
-
-    async fn look(mut self, task: Task) -> Result<(usize, usize), LookupError> {
-        let mut search: Search = match task {
-            Task::Announce => {
-                let relays = self.relay_addresses().await;
-                self.dht
-                    .announce_and_search(self.topic, &self.key_pair, relays)
-                    .await?
-            }
-            Task::LookUp => self.dht.search(self.topic).await?,
-            Task::Withdraw => {
-                self.dht.unannounce(self.topic, &self.key_pair).await?;
-                self.dht.search(self.topic).await?
-            }
-        };
-        let mut count = 0;
-        while let Some(mut peers) = search.next().await {
-            peers.retain(|peer| peer.public_key != *self.key_pair.public_key());
-            count += peers.len();
-            if self
-                .found
-                .send(Found {
-                    topic: self.topic,
-                    peers,
-                })
-                .await
-                .is_err()
-            {
-                return Err(LookupError::Closed);
-            }
-        }
-        Ok((count, search.stored().await?))
-    }
-
-    /// Where the key is announced; waits a little for the first announcement.
-    async fn relay_addresses(&mut self) -> Vec<std::net::SocketAddrV4> {
-        let Some(relays) = &mut self.relays else {
-            return Vec::new();
-        };
-        let known = tokio::time::timeout(ANNOUNCE_WAIT, relays.wait_for(Option::is_some)).await;
-        known
-            .ok()
-            .and_then(Result::ok)
-            .and_then(|relays| relays.clone())
-            .unwrap_or_default()
     }
 }

@@ -106,6 +106,8 @@ pub struct SwarmStats {
     pub accepted: u64,
     /// Double connections resolved, ever.
     pub duplicates: u64,
+    /// Of the dialled and accepted, those over TCP.
+    pub over_tcp: u64,
 }
 
 /// One known peer.

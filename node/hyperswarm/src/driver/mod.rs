@@ -2,18 +2,22 @@
 
 mod actor;
 mod api;
+mod lookup;
 
 use std::fmt;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
-pub use cumulet_hyperdht::Connection;
 use cumulet_hyperdht::Dht;
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::actor::{Actor, Command};
+use crate::connection::Connection;
+use crate::direct::KnownHost;
+
 pub use self::api::{Mode, PeerStatus, SwarmConfig, SwarmError, SwarmLimits, SwarmStats, Topic};
 
 /// Connections opened and not taken yet. Beyond, newcomers are dropped and come again.
@@ -85,8 +89,9 @@ impl Swarm {
         let (commands, queue) = mpsc::unbounded_channel();
         let (connection_tx, connections) = mpsc::channel(CONNECTION_QUEUE);
         let public_key = *config.key_pair.public_key();
-        let (actor, stats) = Actor::new(dht.clone(), config, queue, connection_tx);
-        tasks.spawn(actor.run(cancel));
+        let running = (tasks.clone(), cancel);
+        let (actor, stats) = Actor::new(dht.clone(), config, (queue, connection_tx), running);
+        tasks.spawn(actor.run());
         Self {
             commands,
             connections: Arc::new(Mutex::new(connections)),
@@ -140,13 +145,27 @@ impl Swarm {
         self.send(Command::Leave { topic })
     }
 
-    /// Keeps a connection to this peer, for ever, without any topic. `addresses`: the peer's own, or nodes that know it;
-    /// with the peer's own address no DHT is needed.
+    /// Accepts connections over TCP, from known hosts whose networks let no UDP through. Whoever dials is asked for by the same
+    /// firewall; it gets an empty payload, and of an IPv6 peer no address. May be called for several listeners.
+    pub fn listen_tcp(&self, listener: TcpListener) -> Result<(), SwarmError> {
+        self.send(Command::ListenTcp(listener))
+    }
+
+    /// Keeps a connection to this peer, for ever, without any topic. `addresses`: the peer's own, or nodes that know it; with the
+    /// peer's own address no DHT is needed. The same addresses are tried over TCP, where UDP does not get through in time: a
+    /// host that listens by TCP uses the port of its DHT node. With others: [`Swarm::join_host`].
     pub fn join_peer(&self, public_key: [u8; 32], addresses: Vec<SocketAddrV4>) -> Result<(), SwarmError> {
-        self.send(Command::JoinPeer {
+        let tcp = addresses.iter().copied().map(SocketAddr::V4).collect();
+        self.join_host(KnownHost {
             public_key,
-            addresses,
+            udx: addresses,
+            tcp,
         })
+    }
+
+    /// As [`Swarm::join_peer`], with addresses for UDP and for TCP; those for TCP may be IPv6. At most 8 of each are used.
+    pub fn join_host(&self, host: KnownHost) -> Result<(), SwarmError> {
+        self.send(Command::JoinPeer(host))
     }
 
     /// Takes [`Swarm::join_peer`] back; an open connection stays.
@@ -183,6 +202,23 @@ impl Swarm {
         peers.await.unwrap_or_default()
     }
 
+    /// Ends all connections and attempts, withdraws announcements (for at most 3 s), and does nothing more until
+    /// [`Swarm::resume`]: for devices that sleep. Topics and peers stay joined; who comes meanwhile is refused.
+    pub async fn suspend(&self) {
+        let (done, ended) = oneshot::channel();
+        if self.commands.send(Command::Suspend(done)).is_ok() {
+            let _ = ended.await;
+        }
+    }
+
+    /// Goes on after [`Swarm::suspend`], in whatever network the device is now: looks up, announces and dials at once.
+    pub async fn resume(&self) {
+        let (done, ended) = oneshot::channel();
+        if self.commands.send(Command::Resume(done)).is_ok() {
+            let _ = ended.await;
+        }
+    }
+
     /// Leaves all topics (withdrawing announcements, for at most 3 s) and closes all connections. The DHT node stays open.
     pub async fn shutdown(&self) {
         let (done, ended) = oneshot::channel();
@@ -190,4 +226,10 @@ impl Swarm {
             let _ = ended.await;
         }
     }
+}
+
+/// The first bytes of a key, for logs.
+fn short(public_key: &[u8; 32]) -> String {
+    let [a, b, c, d, ..] = public_key;
+    format!("{a:02x}{b:02x}{c:02x}{d:02x}")
 }

@@ -69,6 +69,13 @@ fn doubles_are_resolved_as_in_js() {
     assert!(seen >= 16);
 }
 
+fn somewhere(public_key: [u8; 32]) -> KnownHost {
+    KnownHost {
+        public_key,
+        ..KnownHost::default()
+    }
+}
+
 fn peers(max_parallel: usize) -> Peers {
     Peers::new(
         [5; 32],
@@ -86,14 +93,17 @@ fn of_two_simultaneous_dials_exactly_one_survives_on_both_sides() {
     let now = Instant::now();
     let [low, high] = [[1; 32], [9; 32]];
     let mut sides = [low, high].map(|own| Peers::new(own, SwarmLimits::default()));
-    sides[0].join_peer(high, Vec::new());
-    sides[1].join_peer(low, Vec::new());
+    sides[0].join_peer(somewhere(high));
+    sides[1].join_peer(somewhere(low));
     let dials = sides.each_mut().map(|side| side.next_dial(0).unwrap());
     let [at_low, at_high] = &mut sides;
     // Each sees the other's dial arrive while its own is pending.
-    assert_eq!(at_high.accepted(now, low, |_| false), Admission::RefuseDouble);
+    assert_eq!(
+        at_high.accepted(now, low, false, |_| false),
+        Admission::RefuseDouble
+    );
     assert!(matches!(
-        at_low.accepted(now, high, |_| false),
+        at_low.accepted(now, high, false, |_| false),
         Admission::Replace { .. }
     ));
     assert!(
@@ -104,15 +114,32 @@ fn of_two_simultaneous_dials_exactly_one_survives_on_both_sides() {
 }
 
 #[test]
+fn a_connection_that_is_alive_is_better_than_a_dial_under_way() {
+    let now = Instant::now();
+    let mut peers = Peers::new([9; 32], SwarmLimits::default());
+    peers.join_peer(somewhere([1; 32]));
+    let dial = peers.next_dial(0).unwrap();
+    assert_eq!(
+        peers.accepted(now, [1; 32], false, |_| false),
+        Admission::RefuseDouble
+    );
+    assert!(matches!(
+        peers.accepted(now, [1; 32], true, |_| false),
+        Admission::Replace { .. }
+    ));
+    assert_eq!(peers.dialled(now, &[1; 32], dial.number), None, "it is forgotten");
+}
+
+#[test]
 fn a_peer_that_restarted_replaces_its_old_connection_and_a_restless_one_is_left_alone_after_three_tries() {
     let mut now = Instant::now();
     let mut peers = peers(3);
     assert_eq!(
-        peers.accepted(now, [9; 32], |_| unreachable!()),
+        peers.accepted(now, [9; 32], false, |_| unreachable!()),
         Admission::Admit(1)
     );
     assert_eq!(
-        peers.accepted(now, [9; 32], |_| true),
+        peers.accepted(now, [9; 32], false, |_| true),
         Admission::Replace { old: 1, new: 2 }
     );
     peers.closed(now, &[9; 32], 1, 0);
@@ -157,7 +184,7 @@ fn limits_hold_and_peers_by_name_pass_the_limit_of_connections() {
         .find(|peer| !peer.connected)
         .unwrap()
         .public_key;
-    peers.join_peer(last, Vec::new());
+    peers.join_peer(somewhere(last));
     assert_eq!(peers.next_dial(0).unwrap().public_key, last);
 }
 
@@ -169,8 +196,8 @@ fn our_own_key_and_banned_peers_are_never_dialled_or_accepted() {
     peers.found([6; 32], [1; 32], &[]);
     assert_eq!(peers.ban([6; 32], true), None);
     assert_eq!(peers.next_dial(0), None);
-    assert_eq!(peers.accepted(now, [6; 32], |_| false), Admission::Refuse);
-    assert_eq!(peers.accepted(now, [5; 32], |_| false), Admission::Refuse);
+    assert_eq!(peers.accepted(now, [6; 32], false, |_| false), Admission::Refuse);
+    assert_eq!(peers.accepted(now, [5; 32], false, |_| false), Admission::Refuse);
     peers.ban([6; 32], false);
     peers.found([6; 32], [1; 32], &[]);
     assert!(peers.next_dial(0).is_some());
