@@ -7,18 +7,16 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Result;
 use tokio::{
     net::UdpSocket,
     sync::oneshot,
     time::{Instant, sleep_until},
 };
 
-use crate::Failure;
-
 /// What the path does to packets, each way.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Profile {
-    pub(crate) name: &'static str,
     /// Bytes per second.
     pub(crate) rate: f64,
     pub(crate) delay: Duration,
@@ -30,14 +28,14 @@ pub(crate) struct Profile {
 /// A running path with a port for each side; it ends when dropped. It runs on a thread of its own so that the streams
 /// it carries do not slow it down.
 pub(crate) struct Route {
+    /// Where the left side sends to. What the right side receives comes from another port, to which it answers.
     pub(crate) left: u16,
-    pub(crate) right: u16,
     _stop: oneshot::Sender<()>,
 }
 
 impl Route {
     /// A path between whoever first speaks to its left port and the right side at `right_peer`.
-    pub(crate) fn start(profile: Profile, right_peer: u16) -> Result<Self, Failure> {
+    pub(crate) fn start(profile: Profile, right_peer: u16) -> Result<Self> {
         let bind = || -> std::io::Result<StdSocket> {
             let socket = StdSocket::bind("127.0.0.1:0")?;
             socket.set_nonblocking(true)?;
@@ -47,7 +45,6 @@ impl Route {
         let (stop, stopped) = oneshot::channel();
         let route = Self {
             left: left.local_addr()?.port(),
-            right: right.local_addr()?.port(),
             _stop: stop,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -15,6 +15,8 @@ enum Comparison {
     Core,
     /// A drive from a JavaScript peer to the node, and to JavaScript.
     FirstReplication,
+    /// Streams over UDP, and connections of the DHT.
+    Net,
 }
 
 /// Arguments of the command.
@@ -25,6 +27,7 @@ enum Comparison {
   cargo xtask bench core --row 'bee|drive'    several kinds of rows
   cargo xtask bench core --rounds 1           a quick look
   cargo xtask bench first-replication         a drive from a JavaScript peer to the node, and to JavaScript
+  cargo xtask bench net                       streams over UDP, and connections of the DHT
   cargo xtask bench core --json > core.json   one JSON object, nothing else, on standard output
 
 A ratio of more than 1 is better for us. Both sides take turns in every round; what is run beside them on the machine
@@ -49,12 +52,21 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let root = tools::repository();
-    eprintln!("installing the JavaScript packages in bench/js, unless they are there");
-    npm::install(&root.join("bench/js"))?;
-    let (name, packages) = match arguments.name {
-        Comparison::Core => ("core", &["cumulet-bench"][..]),
-        Comparison::FirstReplication => ("first-replication", &["cumulet-bench", "cumulet-node"][..]),
+    let (name, packages, folders) = match arguments.name {
+        Comparison::Core => ("core", &["cumulet-bench"][..], &["bench/js"][..]),
+        Comparison::FirstReplication => {
+            let packages = &["cumulet-bench", "cumulet-node"][..];
+            ("first-replication", packages, &["bench/js"][..])
+        }
+        Comparison::Net => {
+            let folders = &["interop/udx", "interop/dht"][..];
+            ("net", &["cumulet-bench-net"][..], folders)
+        }
     };
+    for folder in folders {
+        eprintln!("installing the JavaScript packages in {folder}, unless they are there");
+        npm::install(&root.join(folder))?;
+    }
     eprintln!("building the release executables: {}", packages.join(", "));
     let built = Command::new("cargo")
         .args(["build", "--release"])
@@ -69,15 +81,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let target = target_folder(&root)?;
     let executables = target.join("release");
-    let mut command = Command::new(executables.join("cumulet-bench"));
-    command
-        .args(["compare", name])
-        .arg("--data")
-        .arg(arguments.data.clone().unwrap_or_else(|| target.join("bench")))
-        .arg("--repository")
-        .arg(&root)
-        .arg("--executables")
-        .arg(&executables);
+    let mut command = if let Comparison::Net = arguments.name {
+        let mut command = Command::new(executables.join("cumulet-bench-net"));
+        command.arg("compare");
+        command
+    } else {
+        let mut command = Command::new(executables.join("cumulet-bench"));
+        command
+            .args(["compare", name])
+            .arg("--data")
+            .arg(arguments.data.clone().unwrap_or_else(|| target.join("bench")))
+            .arg("--executables")
+            .arg(&executables);
+        command
+    };
+    command.arg("--repository").arg(&root);
     if arguments.json {
         command.arg("--json");
     }
