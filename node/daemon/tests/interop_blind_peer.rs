@@ -69,6 +69,7 @@ async fn a_device_that_knows_only_the_key_finds_an_announced_core_until_it_is_de
     assert_eq!(javascript.call("find", core.clone())["values"], json!(values));
 
     node.shutdown().await;
+    drop(node);
     announced_by(&mut javascript, &core, &[]).await;
     let node = keeping_node(folder.path(), &addresses).await;
     announced_by(&mut javascript, &core, &[&peer]).await;

@@ -63,7 +63,10 @@ async fn keep(node: &Node, key: &Value) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_in_chromium_joins_a_topic_and_replicates_the_core_from_the_node_through_a_websocket() {
     if std::env::var_os("CUMULET_CHROMIUM").is_none() {
-        assert!(std::env::var_os("CI").is_none(), "CI needs Chromium for this test");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "CI needs Chromium for this test"
+        );
         println!("skipped: CUMULET_CHROMIUM names no Chromium; `cargo xtask test interop` sees to one");
         return;
     }

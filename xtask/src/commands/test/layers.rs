@@ -104,7 +104,10 @@ pub(super) fn interop(summary: &mut Summary, progress: &Progress) {
             summary.missing(progress, "interop with a browser", &what);
         });
         let chromium = chromium.map(|program| program.display().to_string());
-        let environment: Vec<_> = chromium.iter().map(|program| (chromium::VARIABLE, program.as_str())).collect();
+        let environment: Vec<_> = chromium
+            .iter()
+            .map(|program| (chromium::VARIABLE, program.as_str()))
+            .collect();
         nextest_with(summary, progress, "interop", INTEROP, &environment);
         summary.check(progress, "the matrix against the JavaScript packages", || {
             let arguments = "run --quiet --locked --package cumulet-interop -- matrix --size small --seed 1";
