@@ -72,6 +72,7 @@ pub(super) fn unit(summary: &mut Summary, progress: &Progress) {
             ]),
         )
     });
+    summary.check(progress, "cores and bees without tokio", without_tokio);
     let others = format!("not ({INTEROP} or {SIM} or {S3})");
     run_nextest(
         summary,
@@ -85,6 +86,17 @@ pub(super) fn unit(summary: &mut Summary, progress: &Progress) {
             cargo().args(["test", "--workspace", "--doc", "--locked"]),
         )
     });
+}
+
+/// Cores and bees are for pure use in memory as well: neither builds with, nor needs, tokio unless it is asked to.
+fn without_tokio() -> Result<()> {
+    let crates = ["--locked", "--package", "cumulet-hypercore", "--package", "cumulet-hyperbee"];
+    let shape = ["--edges", "normal", "--prefix", "none", "--format", "{p}"];
+    let needed = process::output(cargo().arg("tree").args(crates).args(shape))?;
+    if let Some(tokio) = needed.lines().find(|line| line.starts_with("tokio")) {
+        bail!("{tokio} is needed by default; hint: put what needs it behind the feature `tokio`");
+    }
+    logged("without-tokio", cargo().arg("check").args(crates))
 }
 
 pub(super) fn interop(summary: &mut Summary, progress: &Progress) {
