@@ -11,7 +11,7 @@ use cumulet_e2e::image::Architecture;
 use cumulet_e2e::product;
 use cumulet_e2e::progress::Progress;
 use cumulet_e2e::stage::{self, Images};
-use cumulet_e2e::tools::{self, go, wheels};
+use cumulet_e2e::tools::{self, chromium, go, wheels};
 use cumulet_e2e::{peers, process};
 
 use super::summary::{Counts, Summary};
@@ -72,6 +72,7 @@ pub(super) fn unit(summary: &mut Summary, progress: &Progress) {
             ]),
         )
     });
+    summary.check(progress, "cores and bees without tokio", without_tokio);
     let others = format!("not ({INTEROP} or {SIM} or {S3})");
     run_nextest(
         summary,
@@ -87,6 +88,17 @@ pub(super) fn unit(summary: &mut Summary, progress: &Progress) {
     });
 }
 
+/// Cores and bees are for pure use in memory as well: neither builds with, nor needs, tokio unless it is asked to.
+fn without_tokio() -> Result<()> {
+    let crates = ["--locked", "--package", "cumulet-hypercore", "--package", "cumulet-hyperbee"];
+    let shape = ["--edges", "normal", "--prefix", "none", "--format", "{p}"];
+    let needed = process::output(cargo().arg("tree").args(crates).args(shape))?;
+    if let Some(tokio) = needed.lines().find(|line| line.starts_with("tokio")) {
+        bail!("{tokio} is needed by default; hint: put what needs it behind the feature `tokio`");
+    }
+    logged("without-tokio", cargo().arg("check").args(crates))
+}
+
 pub(super) fn interop(summary: &mut Summary, progress: &Progress) {
     if process::find("node").is_none() || process::find("npm").is_none() {
         return summary.missing(progress, "interop", "Node.js with npm");
@@ -98,7 +110,17 @@ pub(super) fn interop(summary: &mut Summary, progress: &Progress) {
         peers::install()
     });
     if installed {
-        nextest(summary, progress, "interop", INTEROP);
+        let chromium = progress.step("Chromium", chromium::program);
+        let chromium = chromium.map_err(|error| {
+            let what = format!("Chromium ({error:#})");
+            summary.missing(progress, "interop with a browser", &what);
+        });
+        let chromium = chromium.map(|program| program.display().to_string());
+        let environment: Vec<_> = chromium
+            .iter()
+            .map(|program| (chromium::VARIABLE, program.as_str()))
+            .collect();
+        nextest_with(summary, progress, "interop", INTEROP, &environment);
         summary.check(progress, "the matrix against the JavaScript packages", || {
             let arguments = "run --quiet --locked --package cumulet-interop -- matrix --size small --seed 1";
             logged("matrix", cargo().args(arguments.split(' ')))
@@ -117,6 +139,16 @@ pub(super) fn s3(summary: &mut Summary, progress: &Progress) {
 }
 
 fn nextest(summary: &mut Summary, progress: &Progress, profile: &str, filter: &str) {
+    nextest_with(summary, progress, profile, filter, &[]);
+}
+
+fn nextest_with(
+    summary: &mut Summary,
+    progress: &Progress,
+    profile: &str,
+    filter: &str,
+    environment: &[(&str, &str)],
+) {
     let arguments = [
         "--workspace",
         "--profile",
@@ -126,7 +158,7 @@ fn nextest(summary: &mut Summary, progress: &Progress, profile: &str, filter: &s
         "--no-tests",
         "pass",
     ];
-    run_nextest(summary, progress, profile, &arguments);
+    run_nextest_with(summary, progress, profile, &arguments, environment);
 }
 
 pub(super) fn chart(summary: &mut Summary, progress: &Progress) {
