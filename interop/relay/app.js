@@ -1,4 +1,4 @@
-// An app of today: an Autobase whose writers store with a blind peer by `blind-peering`, unchanged. One JSON command per line on
+// An app of today: an Autobase, or a core, whose writers store with a blind peer by `blind-peering`, unchanged. One JSON command per line on
 // stdin, one JSON answer per line on stdout. The process ends when stdin closes.
 const fs = require('fs')
 const os = require('os')
@@ -8,7 +8,9 @@ const Autobase = require('autobase')
 const BlindPeering = require('blind-peering')
 const { AddCoreEncoding, DeleteCoreEncoding } = require('blind-peer-encodings')
 const Corestore = require('corestore')
+const crypto = require('hypercore-crypto')
 const DHT = require('hyperdht')
+const Hyperswarm = require('hyperswarm')
 const ProtomuxRPC = require('protomux-rpc')
 const Wakeup = require('protomux-wakeup')
 const createTestnet = require('hyperdht/testnet')
@@ -133,6 +135,46 @@ const commands = {
     await storeWith(c, args)
     await settle([c], () => c.base.view.length === args.values)
     return { values: await values(c.base) }
+  },
+
+  // A device with one core stores it with the blind peer, which is to announce it. It stays until the process ends.
+  async store (args) {
+    const store = new Corestore(path.join(folder, String(nextHandle++)))
+    const core = store.get({ name: 'stored' })
+    await core.ready()
+    for (let i = 0; i < args.values; i++) await core.append('value ' + i)
+    const blind = new BlindPeering(createNode(args), store, { keys: [args.peer] })
+    await blind.addCore(core, { announce: true })
+    return { key: core.key.toString('hex'), length: core.length }
+  },
+
+  // A device that has nothing but a core's key, and finds the core on the DHT.
+  async find (args) {
+    const store = new Corestore(path.join(folder, String(nextHandle++)))
+    const core = store.get(Buffer.from(args.key, 'hex'))
+    await core.ready()
+    const swarm = new Hyperswarm({ dht: createNode(args) })
+    swarm.on('connection', (connection) => {
+      connection.on('error', () => {})
+      store.replicate(connection)
+    })
+    swarm.join(core.discoveryKey, { server: false, client: true })
+    const found = []
+    for (let i = 0; i < args.length; i++) found.push((await core.get(i)).toString())
+    await swarm.destroy()
+    await store.close()
+    return { values: found }
+  },
+
+  // Public keys of those who announce a core.
+  async holders (args) {
+    const dht = createNode(args)
+    const holders = new Set()
+    for await (const { peers } of dht.lookup(crypto.discoveryKey(Buffer.from(args.key, 'hex')))) {
+      for (const peer of peers) holders.add(peer.publicKey.toString('hex'))
+    }
+    await dht.destroy()
+    return { holders: [...holders] }
   },
 
   async delete (args) {

@@ -23,8 +23,8 @@ function parse (address) {
 }
 
 // A peer on UDP if it gets a bootstrap list, otherwise one behind the WebSocket at `url`.
-function createNode ({ bootstrap, url, custodial, seed }) {
-  if (bootstrap) return { dht: new DHT({ bootstrap: bootstrap.map(parse), host: HOST }) }
+function createNode ({ bootstrap, host = HOST, url, custodial, seed }) {
+  if (bootstrap) return { dht: new DHT({ bootstrap: bootstrap.map(parse), host }) }
   const socket = new WebSocket(url)
   const state = { closed: null }
   socket.on('close', (code, reason) => { state.closed = { code, reason: String(reason) } })

@@ -1,5 +1,6 @@
 //! Programs that the cluster, the images and the tests need, each made ready once and cached.
 
+pub mod chromium;
 pub mod debian;
 pub mod go;
 pub mod npm;

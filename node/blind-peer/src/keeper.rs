@@ -12,6 +12,8 @@ use cumulet_relay::wakeup::CoreHint;
 const HINTS: usize = 32;
 /// Highest priority that a request may ask for.
 const MAX_PRIORITY: u64 = 1;
+/// An announced core that lacks more blocks than this looks for peers itself: JavaScript's threshold.
+const MAX_LAG: u64 = 100;
 
 /// What one identity may have kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,12 +112,23 @@ pub enum Order {
     Announced,
 }
 
+/// A core to be announced on the DHT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announced {
+    /// Its key; the topic is its discovery key.
+    pub key: Key,
+    /// It is empty or far behind: look for peers of the topic as well, until everything is here.
+    pub seeks_peers: bool,
+}
+
 /// A core as it stands in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CoreSize {
     pub(crate) length: u64,
     pub(crate) byte_length: u64,
     pub(crate) contiguous_length: u64,
+    /// Blocks held, wherever they are.
+    pub(crate) held_blocks: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -125,6 +138,26 @@ struct Kept {
     byte_length: u64,
     /// Blocks held from the first on.
     contiguous_length: u64,
+    /// Blocks that are to be here and were not, when it was looked at last.
+    lag: u64,
+    /// Whether it looks for peers, if it is announced.
+    seeks_peers: bool,
+}
+
+impl Kept {
+    /// Sees what lies in the store; true if the core is announced and begins or ends to look for peers.
+    fn compare(&mut self, size: &CoreSize) -> bool {
+        self.contiguous_length = size.contiguous_length;
+        self.byte_length = size.byte_length;
+        let here = self.record.blocks_cleared.saturating_add(size.held_blocks);
+        self.lag = size.length.saturating_sub(here);
+        let seeks_peers = match self.lag {
+            0 => size.length == 0,
+            lag => lag > MAX_LAG || self.seeks_peers,
+        };
+        let has_changed = std::mem::replace(&mut self.seeks_peers, seeks_peers) != seeks_peers;
+        has_changed && self.record.announce
+    }
 }
 
 #[derive(Debug, Default)]
@@ -197,6 +230,11 @@ impl Keeper {
         self.bytes
     }
 
+    /// Cores that lack blocks, of those that were looked at since the start.
+    pub fn behind(&self) -> usize {
+        self.kept.values().filter(|kept| kept.lag > 0).count()
+    }
+
     /// Bytes given back since the start.
     pub fn cleared_bytes(&self) -> u64 {
         self.cleared_bytes
@@ -210,6 +248,15 @@ impl Keeper {
     /// Everything that is kept.
     pub fn records(&self) -> impl Iterator<Item = (&CoreRecord, &Key)> {
         self.kept.values().map(|kept| (&kept.record, &kept.owner))
+    }
+
+    /// What is to be announced.
+    pub fn announced(&self) -> impl Iterator<Item = Announced> {
+        let announced = self.kept.values().filter(|kept| kept.record.announce);
+        announced.map(|kept| Announced {
+            key: kept.record.key,
+            seeks_peers: kept.seeks_peers,
+        })
     }
 
     /// What this identity is.
@@ -311,6 +358,7 @@ impl Keeper {
             self.group_keys.insert(discovery_key(&group), group);
         }
         let byte_length = record.bytes_cleared + record.bytes_allocated;
+        let seeks_peers = record.length == 0;
         self.kept.insert(
             key,
             Kept {
@@ -318,6 +366,8 @@ impl Keeper {
                 owner,
                 byte_length,
                 contiguous_length: 0,
+                lag: 0,
+                seeks_peers,
             },
         );
     }
@@ -365,8 +415,9 @@ impl Keeper {
         let Some(kept) = self.kept.get_mut(key) else {
             return;
         };
-        kept.contiguous_length = size.contiguous_length;
-        kept.byte_length = size.byte_length;
+        if kept.compare(&size) {
+            self.orders.push_back(Order::Announced);
+        }
         let record = &mut kept.record;
         // All blocks that are promised count, as soon as they are: a core that says to be large pays before it is.
         let allocated = size.byte_length.saturating_sub(record.bytes_cleared);
@@ -480,6 +531,7 @@ mod tests {
             length,
             byte_length,
             contiguous_length: length,
+            held_blocks: length,
         }
     }
 
@@ -569,6 +621,43 @@ mod tests {
         keeper.add(2, BOB, &core(2)).unwrap();
         keeper.on_size(2, &core(2).key, size(1, 15));
         assert_eq!(cleared(&mut keeper), [1]);
+    }
+
+    #[test]
+    fn an_announced_core_looks_for_peers_while_it_is_empty_or_far_behind() {
+        let mut keeper = keeper(Limits::default(), Quota::default());
+        let request = AddCore {
+            announce: true,
+            ..core(0)
+        };
+        keeper.add(0, TRUSTED, &request).unwrap();
+        keeper.add(0, TRUSTED, &core(1)).unwrap();
+        let mut seen = Vec::new();
+        let partly = |length, held_blocks| CoreSize {
+            held_blocks,
+            ..size(length, length)
+        };
+        for size in [
+            partly(5, 0),
+            partly(5, 5),
+            partly(100, 5),
+            partly(200, 5),
+            partly(200, 199),
+            partly(200, 200),
+        ] {
+            while keeper.poll_order().is_some() {}
+            let before: Vec<_> = keeper.announced().collect();
+            keeper.on_size(0, &core(0).key, size);
+            keeper.on_size(0, &core(1).key, size);
+            let now: Vec<_> = keeper.announced().collect();
+            let is_told = std::iter::from_fn(|| keeper.poll_order()).any(|order| order == Order::Announced);
+            assert_eq!(is_told, before != now);
+            assert_eq!((now.len(), now[0].key), (1, core(0).key));
+            seen.push(now[0].seeks_peers);
+        }
+        assert_eq!(seen, [true, false, false, true, true, false]);
+        keeper.delete(&TRUSTED, &core(0).key).unwrap();
+        assert_eq!(keeper.announced().count(), 0);
     }
 
     #[test]

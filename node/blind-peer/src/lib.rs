@@ -11,7 +11,8 @@
 //! - Whoever first named a core pays for it ([`Quota`]). A quota bounds cores by refusal and bytes by giving back the blocks of
 //!   one's own cores, those first that nobody asked for or wrote to for the longest time; the whole peer's bound likewise, over
 //!   everybody's. Announced cores are pinned: they keep their blocks.
-//! - Only trusted identities delete cores and have them announced.
+//! - Only trusted identities delete cores and have them announced. Announced cores look for peers only while they are empty or far
+//!   behind.
 //!
 //! # The journal
 //! One file: the magic bytes `CBPJ`, version 1 as u32, then entries: length of the body u32, CRC-32C of the body u32, body.
@@ -19,8 +20,8 @@
 //! core record as `blind-peer` encodes it, for an end the core's key (32 bytes). The last entry of a key counts; a torn end is cut
 //! off. The file is written anew when it holds more than twice what counts.
 //!
-//! Not here: announcing on the DHT ([`BlindPeer::announced`] says what to announce), bans by address, mailboxes, routers and
-//! the administrators' channel of JavaScript's.
+//! Not here: the swarm, which announces what [`BlindPeer::announced`] says and brings the connections; bans by address,
+//! mailboxes, routers and the administrators' channel of JavaScript's.
 
 mod journal;
 mod keeper;
@@ -28,5 +29,5 @@ mod server;
 mod service;
 
 pub use journal::JournalError;
-pub use keeper::{Admission, Keeper, Limits, Order, Policy, Quota, Refusal};
+pub use keeper::{Admission, Announced, Keeper, Limits, Order, Policy, Quota, Refusal};
 pub use server::{BlindPeer, Counters, OpenError, Options};

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::journal::{Entry, Journal, JournalError};
-use crate::keeper::{CoreSize, Keeper, Limits, Order, Policy};
+use crate::keeper::{Announced, CoreSize, Keeper, Limits, Order, Policy};
 use crate::service::{Job, Outbox, PeerService, Wish, failure};
 
 /// Requests of all connections that wait for the task; those beyond are refused.
@@ -81,6 +81,10 @@ pub struct Counters {
     pub connections_refused: u64,
     /// Cores kept.
     pub cores: u64,
+    /// Of them, those to be announced.
+    pub announced: u64,
+    /// Of them, those that are followed and lack blocks.
+    pub behind: u64,
     /// Bytes of their blocks, had or promised.
     pub bytes: u64,
     /// Cores asked to be kept, those that were kept already included.
@@ -115,7 +119,7 @@ struct Shared {
     jobs: mpsc::Sender<Job>,
     outboxes: Mutex<Vec<Weak<Outbox>>>,
     tally: Tally,
-    announced: watch::Sender<Vec<Key>>,
+    announced: watch::Sender<Vec<Announced>>,
     cancel: CancellationToken,
     draining: CancellationToken,
 }
@@ -161,7 +165,7 @@ impl BlindPeer {
             keeper.restore(owner, record);
         }
         let (jobs, queue) = mpsc::channel(JOB_QUEUE);
-        let pinned: Vec<Key> = announced(&keeper);
+        let pinned: Vec<Announced> = keeper.announced().collect();
         let shared = Arc::new(Shared {
             options,
             store,
@@ -214,8 +218,9 @@ impl BlindPeer {
         .await
     }
 
-    /// Keys of the cores to be announced on the DHT, as a server that is also a client; it changes as trusted peers ask.
-    pub fn announced(&self) -> watch::Receiver<Vec<Key>> {
+    /// The cores to be announced on the DHT, under the key that this peer is dialled by; it changes as trusted identities ask
+    /// and as blocks come.
+    pub fn announced(&self) -> watch::Receiver<Vec<Announced>> {
         self.shared.announced.subscribe()
     }
 
@@ -235,6 +240,8 @@ impl BlindPeer {
             connections: tally.connections.load(Ordering::Relaxed) as u64,
             connections_refused: read(&tally.connections_refused),
             cores: keeper.len() as u64,
+            announced: keeper.announced().count() as u64,
+            behind: keeper.behind() as u64,
             bytes: keeper.bytes(),
             added: read(&tally.added),
             refused: read(&tally.refused),
@@ -256,11 +263,6 @@ impl BlindPeer {
         let _ = tokio::time::timeout(patience, quiet).await;
         self.shared.cancel.cancel();
     }
-}
-
-fn announced(keeper: &Keeper) -> Vec<Key> {
-    let pinned = keeper.records().filter(|(record, _)| record.announce);
-    pinned.map(|(record, _)| record.key).collect()
 }
 
 /// A place among the connections.
@@ -331,8 +333,8 @@ impl Actor {
         }
     }
 
-    async fn run(mut self, mut queue: mpsc::Receiver<Job>, pinned: Vec<Key>) {
-        for key in pinned {
+    async fn run(mut self, mut queue: mpsc::Receiver<Job>, pinned: Vec<Announced>) {
+        for Announced { key, .. } in pinned {
             let from = lock(&self.shared.keeper)
                 .record(&key)
                 .map_or(0, |(record, _)| record.blocks_cleared);
@@ -487,7 +489,7 @@ impl Actor {
             }
         }
         if is_announced_changed {
-            let pinned = announced(&lock(&self.shared.keeper));
+            let pinned = lock(&self.shared.keeper).announced().collect();
             self.shared.announced.send_replace(pinned);
         }
         written
@@ -608,6 +610,7 @@ async fn watch_size(core: CoreHandle, key: Key, sizes: mpsc::Sender<(Key, CoreSi
             length: state.length,
             byte_length: state.byte_length,
             contiguous_length: state.contiguous_length,
+            held_blocks: state.held_blocks,
         };
         if sizes.send((key, size)).await.is_err() || states.changed().await.is_err() {
             return;

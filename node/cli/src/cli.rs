@@ -9,6 +9,7 @@ use crate::bee::BeeCommand;
 use crate::core::CoreCommand;
 use crate::drive::DriveCommand;
 use crate::failure::{Context, Result};
+use crate::net::NetCommand;
 
 /// Cores, bees and drives of the Hypercore network, on the command line.
 #[derive(Debug, Parser)]
@@ -86,6 +87,9 @@ pub(crate) enum Command {
     /// Files and folders.
     #[command(subcommand)]
     Drive(DriveCommand),
+    /// How this machine is connected, and networks to try programs in.
+    #[command(subcommand)]
+    Net(NetCommand),
     /// Makes a file with a random encryption key, for --encryption-key-file.
     #[command(
         after_help = "Example:\n  cumulet keygen diary.key\n  cumulet core create diary --encryption-key-file diary.key"

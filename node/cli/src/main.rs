@@ -17,6 +17,7 @@ mod files;
 mod folders;
 mod mirror;
 mod names;
+mod net;
 mod network;
 mod output;
 mod plain;
@@ -112,6 +113,7 @@ async fn dispatch(session: &mut Session, command: Command) -> Result {
         Command::Core(command) => core::run(session, command).await,
         Command::Bee(command) => bee::run(session, command).await,
         Command::Drive(command) => drive::run(session, command).await,
+        Command::Net(command) => net::run(session, command).await,
         Command::Completions { .. } | Command::Man { .. } | Command::Keygen { .. } => Ok(()),
     }
 }

@@ -3,80 +3,27 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::io::{BufRead, BufReader, Write};
+mod javascript;
+
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use cumulet_node::config::Options;
 use cumulet_node::node::Node;
 use serde_json::{Value, json};
 
+use javascript::{Javascript, free_udp_port};
+
 /// Connections per case.
 const COUNT: u64 = 3;
 /// Payload of each, in both directions.
 const BYTES: u64 = 65_536;
 
-/// The peers' process: one JSON command a line, one JSON answer a line.
-struct Javascript {
-    process: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-    calls: u64,
-}
-
-impl Javascript {
-    fn start() -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../interop/relay");
-        assert!(
-            folder.join("node_modules").is_dir(),
-            "no packages in interop/relay: run `npm ci` there, or all tests by `cargo xtask test interop`"
-        );
-        let mut process = Command::new("node")
-            .arg("peer.js")
-            .current_dir(folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (input, output) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
-        Self {
-            process,
-            input,
-            output: BufReader::new(output),
-            calls: 0,
-        }
-    }
-
-    fn call(&mut self, command: &str, mut arguments: Value) -> Value {
-        self.calls += 1;
-        (arguments["id"], arguments["cmd"]) = (self.calls.into(), command.into());
-        self.input.write_all(format!("{arguments}\n").as_bytes()).unwrap();
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        let answer: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
-        assert!(answer["error"].is_null(), "{command}: {answer}");
-        answer
-    }
-}
-
-impl Drop for Javascript {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 async fn relaying_node(data_dir: &Path, bootstrap: &[String], open: bool) -> Arc<Node> {
-    let free = std::net::UdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
     let options = Options {
         data_dir: Some(data_dir.to_owned()),
-        swarm_port: Some(free),
+        swarm_port: Some(free_udp_port()),
         bootstrap: bootstrap.to_vec(),
         public_host: Some(Ipv4Addr::LOCALHOST),
         relay: Some(true),
@@ -98,7 +45,7 @@ fn connect(javascript: &mut Javascript, bootstrap: &Value, relay: &str, count: u
 
 #[tokio::test(flavor = "multi_thread")]
 async fn javascript_peers_meet_at_an_open_node_and_not_at_one_that_knows_neither() {
-    let mut javascript = Javascript::start();
+    let mut javascript = Javascript::start("peer.js");
     let bootstrap = javascript.call("testnet", json!({"size": 6}))["bootstrap"].clone();
     let addresses: Vec<String> = serde_json::from_value(bootstrap.clone()).unwrap();
     for open in [true, false] {

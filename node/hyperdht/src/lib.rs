@@ -43,7 +43,7 @@ pub use self::address::node_id;
 pub use self::crypto::{hash, namespace};
 pub use self::driver::{
     Announcement, ConnectError, ConnectOptions, Connection, Dht, DhtConfig, DhtStatus, FirewallHook,
-    ListenError, ListenOptions, LookupError, Search, Server, SpawnError,
+    ListenError, ListenOptions, LookupError, Search, SeenAs, Server, SpawnError,
 };
 pub use self::entropy::Entropy;
 pub use self::messages::{

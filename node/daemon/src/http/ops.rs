@@ -156,6 +156,18 @@ const BLIND_PEER: ServiceRows<cumulet_blind_peer::Counters> = (
         }),
         ("blind_peer_cores", "Cores kept for apps.", None, |c| c.cores),
         (
+            "blind_peer_announced",
+            "Cores kept for apps and announced.",
+            None,
+            |c| c.announced,
+        ),
+        (
+            "blind_peer_behind",
+            "Cores kept for apps that are followed and lack blocks.",
+            None,
+            |c| c.behind,
+        ),
+        (
             "blind_peer_stored",
             "Bytes of their blocks, had or promised.",
             Some(Unit::Bytes),

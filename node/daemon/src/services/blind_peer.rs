@@ -1,18 +1,23 @@
 //! Keeping cores for apps (npm `blind-peer`): on a store of its own, so that what apps delete or what is given back is never
-//! a pinned archive's.
+//! a pinned archive's; and on a swarm of its own, whose key is the blind peer's: who finds an announced core on the DHT
+//! comes to this store.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use cumulet_blind_peer::{Admission, BlindPeer, Counters, Options, Quota};
+use cumulet_blind_peer::{Admission, Announced, BlindPeer, Counters, Options, Quota};
 use cumulet_hypercore::corestore::Corestore;
+use cumulet_hypercore::crypto::discovery_key;
 use cumulet_hypercore::driver::Session;
-use cumulet_hyperdht::{ListenOptions, Server};
+use cumulet_hyperswarm::{Connection, Join, Mode, Swarm, SwarmConfig, SwarmError, SwarmLimits};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::archive::short;
 use crate::config::BlindPeerConfig;
+use crate::pins::Key;
 
 use super::{PATIENCE, Surroundings};
 
@@ -25,18 +30,19 @@ const FOLDER: &str = "blind-peer";
 pub(super) struct BlindPeerService {
     peer: BlindPeer,
     store: Corestore,
-    public_key: [u8; 32],
+    swarm: Swarm,
+    /// Ends the announcements.
+    leaving: CancellationToken,
 }
 
 impl BlindPeerService {
-    /// Opens what earlier runs kept, announces the blind peer's key and serves whoever dials it.
+    /// Opens what earlier runs kept, announces the blind peer's key and what is to be announced, and serves whoever dials it.
     pub(super) async fn start(around: &Surroundings<'_>, config: &BlindPeerConfig) -> Result<Self, String> {
         let words = |error: &dyn std::fmt::Display| error.to_string();
         let folder = around.data_dir.join(FOLDER);
         let store =
             Corestore::open(&folder.join("cores"), around.store.clone()).map_err(|error| words(&error))?;
         let key_pair = around.key_pair(SEED_CONTEXT);
-        let public_key = *key_pair.public_key();
         let (members, open) = (around.members.clone(), config.open);
         let policy = move |identity: &[u8; 32]| {
             if members.contains(identity) {
@@ -47,7 +53,17 @@ impl BlindPeerService {
                 Admission::Reader
             }
         };
-        let options = Options::new(public_key, folder.join("journal"));
+        let options = Options::new(*key_pair.public_key(), folder.join("journal"));
+        let swarm = SwarmConfig {
+            key_pair,
+            // As many as the blind peer takes.
+            limits: SwarmLimits {
+                max_peers: options.connections,
+                max_server_connections: options.connections,
+                ..SwarmLimits::default()
+            },
+            firewall: None,
+        };
         let peer = BlindPeer::open(
             store.clone(),
             Arc::new(policy),
@@ -56,60 +72,118 @@ impl BlindPeerService {
             around.cancel,
         )
         .map_err(|error| words(&error))?;
-        let server = around
-            .dht
-            .listen(key_pair, ListenOptions::default())
-            .await
-            .map_err(|error| words(&error))?;
-        let accepting = accept(server, peer.clone(), around.tasks.clone(), around.cancel.clone());
-        around.tasks.spawn(accepting);
+        let swarm = Swarm::spawn(around.dht.clone(), swarm, around.tasks, around.cancel.clone());
+        swarm.listen(true).await.map_err(|error| words(&error))?;
+        let leaving = around.cancel.child_token();
+        let serving = serve_all(
+            swarm.clone(),
+            peer.clone(),
+            around.tasks.clone(),
+            around.cancel.clone(),
+        );
+        around.tasks.spawn(serving);
+        let announcing = announce(swarm.clone(), peer.announced());
+        around
+            .tasks
+            .spawn(leaving.clone().run_until_cancelled_owned(announcing));
         Ok(Self {
             peer,
             store,
-            public_key,
+            swarm,
+            leaving,
         })
     }
 
     /// What apps give as the key of their blind peer.
     pub(super) fn public_key(&self) -> &[u8; 32] {
-        &self.public_key
+        self.swarm.public_key()
     }
 
     pub(super) fn counters(&self) -> Counters {
         self.peer.counters()
     }
 
-    /// Ends the connections and closes the store.
+    /// Withdraws the announcements, ends the connections and closes the store.
     pub(super) async fn drain(&self) {
+        self.leaving.cancel();
         self.peer.drain(PATIENCE).await;
+        self.swarm.shutdown().await;
         if let Err(error) = self.store.close().await {
             warn!(%error, "failed to close the blind peer's store");
         }
     }
 }
 
-async fn accept(mut server: Server, peer: BlindPeer, tasks: TaskTracker, cancel: CancellationToken) {
+/// Announces what the blind peer says, for as long as it says so.
+async fn announce(swarm: Swarm, mut announced: watch::Receiver<Vec<Announced>>) {
+    let mut topics: HashMap<Key, Topic> = HashMap::new();
+    loop {
+        let wanted = announced.borrow_and_update().clone();
+        let mut kept = HashMap::with_capacity(wanted.len());
+        for core in wanted {
+            let before = topics.remove(&core.key);
+            match Topic::follow(&swarm, core, before).await {
+                Ok(topic) => drop(kept.insert(core.key, topic)),
+                // The swarm ends with the node.
+                Err(error) => return debug!(%error, "announcements end"),
+            }
+        }
+        // Those that are left over are withdrawn.
+        topics = kept;
+        if announced.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// An announced core's topic; dropping it leaves the topic.
+struct Topic {
+    announced: Join,
+    /// While the core looks for peers itself.
+    seeking: Option<Join>,
+}
+
+impl Topic {
+    async fn follow(swarm: &Swarm, core: Announced, before: Option<Self>) -> Result<Self, SwarmError> {
+        let topic = discovery_key(&core.key);
+        let Self { announced, seeking } = match before {
+            Some(before) => before,
+            None => Self {
+                announced: swarm.join(topic, Mode::SERVER).await?,
+                seeking: None,
+            },
+        };
+        let seeking = match seeking {
+            Some(join) if core.seeks_peers => Some(join),
+            None if core.seeks_peers => Some(swarm.join(topic, Mode::CLIENT).await?),
+            _ => None,
+        };
+        Ok(Self { announced, seeking })
+    }
+}
+
+async fn serve_all(swarm: Swarm, peer: BlindPeer, tasks: TaskTracker, cancel: CancellationToken) {
     loop {
         let connection = tokio::select! {
             () = cancel.cancelled() => return,
-            connection = server.accept() => connection,
+            connection = swarm.next_connection() => connection,
         };
         let Some(connection) = connection else { return };
-        let mut header_seed = [0; cumulet_secret_stream::HEADER_BYTES];
-        if let Err(error) = getrandom::fill(&mut header_seed) {
-            warn!(%error, "no random bytes");
-            continue;
-        }
-        let peer = peer.clone();
-        tasks.spawn(async move {
-            let identity = connection.remote_public_key;
-            let session = Session::Established {
-                handshake: connection.handshake,
-                header_seed,
-            };
-            if let Err(error) = peer.serve(connection.stream, identity, session).await {
-                debug!(peer = %short(&identity), %error, "app");
-            }
-        });
+        tasks.spawn(serve(connection, peer.clone()));
+    }
+}
+
+async fn serve(connection: Connection, peer: BlindPeer) {
+    let identity = connection.remote_public_key;
+    let mut header_seed = [0; cumulet_secret_stream::HEADER_BYTES];
+    if let Err(error) = getrandom::fill(&mut header_seed) {
+        return warn!(%error, "no random bytes");
+    }
+    let session = Session::Established {
+        handshake: connection.handshake,
+        header_seed,
+    };
+    if let Err(error) = peer.serve(connection.stream, identity, session).await {
+        debug!(peer = %short(&identity), %error, "app");
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::relays::{RelayNews, Relays};
 use super::resolve::resolve;
 use super::saved_nodes::{self, Saver};
-use super::{Connection, DhtStatus};
+use super::{Connection, DhtStatus, SeenAs};
 use crate::messages::PeerRecord;
 use crate::node::{
     ConnectId, ConnectRequest, Event, Goal, Node, NodeCounters, OperationId, Outcome, Output, ServerId,
@@ -621,6 +621,11 @@ impl Actor {
             persistent: self.node.is_persistent(),
             nodes: self.node.table_len(),
             stored: self.node.stored_len(),
+            seen_as: self.node.seen_as().map(|(host, port, samples)| SeenAs {
+                host,
+                port: (port != 0).then_some(port),
+                samples,
+            }),
         };
         self.status
             .send_if_modified(|seen| std::mem::replace(seen, status) != status);

@@ -159,6 +159,19 @@ pub struct DhtStatus {
     pub nodes: usize,
     /// Records and values stored for others.
     pub stored: usize,
+    /// How others see us, once enough of them agree.
+    pub seen_as: Option<SeenAs>,
+}
+
+/// How others see the socket that our requests leave from: one vote of their last answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeenAs {
+    /// Our public host.
+    pub host: Ipv4Addr,
+    /// Our public port; `None` if each sees another one, as behind a NAT that draws a port per destination.
+    pub port: Option<u16>,
+    /// Answers that voted, at most 16. The first already counts as agreement.
+    pub samples: u8,
 }
 
 /// What an announcement met.

@@ -8,7 +8,7 @@ mod saved_nodes;
 
 pub use self::api::{
     Announcement, ConnectError, ConnectOptions, Connection, DhtConfig, DhtStatus, FirewallHook, ListenError,
-    ListenOptions, LookupError, SpawnError,
+    ListenOptions, LookupError, SeenAs, SpawnError,
 };
 
 use std::fmt;

@@ -347,6 +347,11 @@ impl Node {
         self.rpc.is_firewalled()
     }
 
+    /// How others see us: host, port (0 if they differ), and how many said so.
+    pub(crate) fn seen_as(&self) -> Option<(Ipv4Addr, u16, u8)> {
+        self.rpc.seen_as()
+    }
+
     pub(crate) fn is_persistent(&self) -> bool {
         self.rpc.id().is_some()
     }

@@ -322,6 +322,10 @@ impl Rpc {
         self.firewalled
     }
 
+    pub(crate) fn seen_as(&self) -> Option<(Ipv4Addr, u16, u8)> {
+        Some((self.nat.host()?, self.nat.port(), self.nat.samples()))
+    }
+
     pub(crate) fn is_bootstrapped(&self) -> bool {
         matches!(self.bootstrap, Bootstrap::Done)
     }

@@ -41,6 +41,11 @@ impl NatSampler {
         self.port
     }
 
+    /// Samples that vote, at most 16.
+    pub(crate) fn samples(&self) -> u8 {
+        u8::try_from(self.votes.len() / 2).unwrap_or(u8::MAX)
+    }
+
     /// Counts one sample and returns how often it was seen lately.
     pub(crate) fn add(&mut self, seen: SocketAddrV4) -> i32 {
         let full = self.bump(*seen.ip(), seen.port(), 2, None);

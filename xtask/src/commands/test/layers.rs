@@ -11,7 +11,7 @@ use cumulet_e2e::image::Architecture;
 use cumulet_e2e::product;
 use cumulet_e2e::progress::Progress;
 use cumulet_e2e::stage::{self, Images};
-use cumulet_e2e::tools::{self, go, wheels};
+use cumulet_e2e::tools::{self, chromium, go, wheels};
 use cumulet_e2e::{peers, process};
 
 use super::summary::{Counts, Summary};
@@ -110,7 +110,17 @@ pub(super) fn interop(summary: &mut Summary, progress: &Progress) {
         peers::install()
     });
     if installed {
-        nextest(summary, progress, "interop", INTEROP);
+        let chromium = progress.step("Chromium", chromium::program);
+        let chromium = chromium.map_err(|error| {
+            let what = format!("Chromium ({error:#})");
+            summary.missing(progress, "interop with a browser", &what);
+        });
+        let chromium = chromium.map(|program| program.display().to_string());
+        let environment: Vec<_> = chromium
+            .iter()
+            .map(|program| (chromium::VARIABLE, program.as_str()))
+            .collect();
+        nextest_with(summary, progress, "interop", INTEROP, &environment);
         summary.check(progress, "the matrix against the JavaScript packages", || {
             let arguments = "run --quiet --locked --package cumulet-interop -- matrix --size small --seed 1";
             logged("matrix", cargo().args(arguments.split(' ')))
@@ -129,6 +139,16 @@ pub(super) fn s3(summary: &mut Summary, progress: &Progress) {
 }
 
 fn nextest(summary: &mut Summary, progress: &Progress, profile: &str, filter: &str) {
+    nextest_with(summary, progress, profile, filter, &[]);
+}
+
+fn nextest_with(
+    summary: &mut Summary,
+    progress: &Progress,
+    profile: &str,
+    filter: &str,
+    environment: &[(&str, &str)],
+) {
     let arguments = [
         "--workspace",
         "--profile",
@@ -138,7 +158,7 @@ fn nextest(summary: &mut Summary, progress: &Progress, profile: &str, filter: &s
         "--no-tests",
         "pass",
     ];
-    run_nextest(summary, progress, profile, &arguments);
+    run_nextest_with(summary, progress, profile, &arguments, environment);
 }
 
 pub(super) fn chart(summary: &mut Summary, progress: &Progress) {

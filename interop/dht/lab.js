@@ -1,0 +1,92 @@
+// A JavaScript DHT peer in a network namespace, under remote control: one JSON command per line on stdin, one JSON answer per
+// line on stdout, in any order. Every command has a DHT node of its own. The process ends when stdin closes.
+const readline = require('readline')
+const DHT = require('hyperdht')
+
+const nodes = new Map()
+let nextHandle = 1
+
+function parse (address) {
+  const [host, port] = address.split(':')
+  return { host, port: Number(port) }
+}
+
+function key (hex) {
+  return hex ? Buffer.from(hex, 'hex') : null
+}
+
+async function createNode ({ bootstrap }) {
+  const node = new DHT({ bootstrap: bootstrap.map(parse) })
+  await node.fullyBootstrapped()
+  return node
+}
+
+// Connects and waits for the echo of one message.
+function once (node, publicKey, opts, timeout) {
+  return new Promise((resolve) => {
+    const start = Date.now()
+    const socket = node.connect(publicKey, opts)
+    const timer = setTimeout(() => done('no echo in ' + timeout + ' ms'), timeout)
+    let settled = false
+    function done (error) {
+      if (settled) return
+      settled = true
+      clearTimeout(timer)
+      const from = socket.rawStream && socket.rawStream.remoteHost
+      socket.destroy()
+      resolve({ failed: error, ms: Date.now() - start, from })
+    }
+    socket.on('error', (err) => done(err.code || err.message))
+    socket.on('close', () => done('closed'))
+    socket.on('open', () => socket.write(Buffer.from('hello')))
+    socket.on('data', (data) => done(data.toString() === 'hello' ? null : 'wrong echo'))
+  })
+}
+
+const commands = {
+  async listen (args) {
+    const node = await createNode(args)
+    const server = node.createServer({ relayThrough: key(args.relay) }, (socket) => {
+      socket.on('error', () => {})
+      socket.on('data', (data) => socket.write(data))
+      socket.on('end', () => socket.end())
+    })
+    await server.listen()
+    const handle = nextHandle++
+    nodes.set(handle, node)
+    return { handle, publicKey: server.publicKey.toString('hex'), firewalled: node.firewalled }
+  },
+
+  async connect (args) {
+    const node = await createNode(args)
+    const opts = { keyPair: DHT.keyPair(), relayThrough: key(args.relay) }
+    const result = await once(node, key(args.publicKey), opts, args.timeout)
+    const firewalled = node.firewalled
+    await node.destroy()
+    return { ...result, firewalled }
+  },
+
+  async close ({ handle }) {
+    const node = nodes.get(handle)
+    nodes.delete(handle)
+    await node.destroy()
+    return {}
+  }
+}
+
+process.on('uncaughtException', (err) => {
+  process.stderr.write('uncaught: ' + err.stack + '\n')
+})
+
+const lines = readline.createInterface({ input: process.stdin })
+lines.on('line', async (line) => {
+  const request = JSON.parse(line)
+  let answer
+  try {
+    answer = await commands[request.cmd](request)
+  } catch (err) {
+    answer = { error: err.stack || String(err) }
+  }
+  process.stdout.write(JSON.stringify({ id: request.id, ...answer }) + '\n')
+})
+lines.on('close', () => process.exit(0))
