@@ -213,7 +213,7 @@ pub struct WebSocketSpec {
     pub open: bool,
 }
 
-/// Keeping cores for apps. What is kept lies on the volumes and is not backed up.
+/// Keeping cores for apps. What this cloud's devices have kept is backed up.
 #[derive(KubeSchema, Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BlindPeerSpec {

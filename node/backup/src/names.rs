@@ -10,6 +10,8 @@ pub const MAX_REPAIRS: u8 = 99;
 pub const CORES: &str = "v1/cores/";
 /// Below this lie all pins.
 pub const PINS: &str = "v1/pins/";
+/// Below it: what each blind peer keeps.
+pub const BLIND_PEERS: &str = "v1/blind-peers/";
 
 /// Where the objects of one core lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

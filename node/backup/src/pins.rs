@@ -4,6 +4,8 @@
 //! `v1/pins/<id>/<version>-<hash>`, where `<id>` is a keyed hash of the archive's key: the provider can't even compare it with
 //! public discovery keys. The highest version wins, of two with the same version the one with the larger hash; so two
 //! replicas that write at once both leave an object, and everybody agrees on the winner. Unpinning is a version too.
+//!
+//! What a blind peer keeps for apps is kept in the same way, below a folder of its own (`v1/blind-peers/<id>/`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use cumulet_encoding::{DecodeError, Reader, Writer};
 use cumulet_hypercore::crypto::Key;
 
 use crate::error::ErrorKind;
-use crate::names::PINS;
+use crate::names::{BLIND_PEERS, PINS};
 use crate::restore::{Damaged, explain};
 use crate::retry::Patience;
 use crate::sealing::{ContentKey, Kind, OpenError, content_hash, open, seal};
@@ -74,12 +76,14 @@ impl PinError {
     }
 }
 
-/// The pins of one cloud in its store.
+/// The pins of one cloud in its store, or of one blind peer.
 #[derive(Clone)]
 pub struct Pins {
     store: Arc<dyn ObjectStore>,
     key: ContentKey,
     patience: Patience,
+    /// With the slash.
+    folder: String,
 }
 
 /// Version and hash in the name of a pin object: larger wins.
@@ -88,7 +92,20 @@ type Rank = (u64, [u8; 8]);
 impl Pins {
     /// The pins that are encrypted under this key.
     pub fn new(store: Arc<dyn ObjectStore>, key: ContentKey, patience: Patience) -> Self {
-        Self { store, key, patience }
+        let folder = PINS.to_owned();
+        Self {
+            store,
+            key,
+            patience,
+            folder,
+        }
+    }
+
+    /// What the blind peer with this public key keeps.
+    pub fn of_blind_peer(self, public_key: &Key) -> Self {
+        let id = self.key.derive(b"cumulet/backup/v1/blind-peer-id", &[public_key]);
+        let folder = format!("{BLIND_PEERS}{}/", hex::encode(id));
+        Self { folder, ..self }
     }
 
     /// Makes this the archive's newest pin. Does nothing if it is that already.
@@ -96,7 +113,7 @@ impl Pins {
         if let Some(spec) = pin.spec.as_ref().filter(|spec| spec.len() > MAX_SPEC_BYTES) {
             return Err(PinError::TooLarge(spec.len()));
         }
-        let directory = format!("{PINS}{}/", hex::encode(self.id(&pin.key)));
+        let directory = self.directory(&pin.key);
         for _ in 0..MAX_TRIES {
             let ranks = self.ranks(&directory).await?;
             let newest = match ranks.last() {
@@ -121,11 +138,11 @@ impl Pins {
     pub async fn list(&self) -> Result<PinList, PinError> {
         let listed = self
             .patience
-            .wait(|| list_all(self.store.as_ref(), PINS, MAX_PIN_OBJECTS))
+            .wait(|| list_all(self.store.as_ref(), &self.folder, MAX_PIN_OBJECTS))
             .await?;
         let mut archives: BTreeMap<&str, Vec<Rank>> = BTreeMap::new();
         for info in &listed {
-            if let Some((directory, rank)) = parse(&info.name) {
+            if let Some((directory, rank)) = parse(&self.folder, &info.name) {
                 archives.entry(directory).or_default().push(rank);
             }
         }
@@ -155,8 +172,10 @@ impl Pins {
         Ok(list)
     }
 
-    fn id(&self, key: &Key) -> [u8; 32] {
-        self.key.derive(b"cumulet/backup/v1/pin-id", &[key])
+    /// Of an archive's pins, with the slash.
+    fn directory(&self, key: &Key) -> String {
+        let id = self.key.derive(b"cumulet/backup/v1/pin-id", &[key]);
+        format!("{}{}/", self.folder, hex::encode(id))
     }
 
     async fn ranks(&self, directory: &str) -> Result<Vec<Rank>, StoreError> {
@@ -166,7 +185,7 @@ impl Pins {
             .await?;
         let mut ranks: Vec<Rank> = listed
             .iter()
-            .filter_map(|info| parse(&info.name))
+            .filter_map(|info| parse(&self.folder, &info.name))
             .map(|(_, rank)| rank)
             .collect();
         ranks.sort_unstable();
@@ -206,9 +225,7 @@ impl Pins {
         } else {
             None
         };
-        let same =
-            format!("{PINS}{}/", hex::encode(self.id(&key))) == directory && content_hash(bytes) == rank.1;
-        if same {
+        if self.directory(&key) == directory && content_hash(bytes) == rank.1 {
             Ok(Pin { key, spec })
         } else {
             Err(ReadError::OtherPin)
@@ -235,12 +252,12 @@ fn object(directory: &str, (version, hash): &Rank) -> String {
 }
 
 /// The directory of an archive's pins, with the slash, and the rank; `None` for names that are not written like that.
-fn parse(name: &str) -> Option<(&str, Rank)> {
+fn parse<'a>(folder: &str, name: &'a str) -> Option<(&'a str, Rank)> {
     let slash = name.rfind('/')?;
     let (directory, file) = name.split_at(slash + 1);
     let (version, text) = file.split_once('-')?;
     let mut hash = [0; 8];
     hex::decode_to_slice(text, &mut hash).ok()?;
     let rank = (version.parse().ok()?, hash);
-    (directory.starts_with(PINS) && object(directory, &rank) == name).then_some((directory, rank))
+    (directory.starts_with(folder) && object(directory, &rank) == name).then_some((directory, rank))
 }

@@ -48,6 +48,23 @@ async fn an_empty_node_learns_the_newest_pins_and_not_the_dropped_ones() {
 }
 
 #[tokio::test]
+async fn a_blind_peer_learns_what_it_kept_and_nothing_of_the_clouds_pins_or_of_other_blind_peers() {
+    for test in stores::both().await {
+        let pins = || Pins::new(test.store.clone(), content_key(), Patience::default());
+        let (ours, other) = (
+            || pins().of_blind_peer(&[1; 32]),
+            || pins().of_blind_peer(&[2; 32]),
+        );
+        pins().put(&pin(1, "cloud")).await.unwrap();
+        ours().put(&pin(1, "ours")).await.unwrap();
+        other().put(&pin(1, "other")).await.unwrap();
+        for (shelf, spec) in [(pins(), "cloud"), (ours(), "ours"), (other(), "other")] {
+            assert_eq!(shelf.list().await.unwrap().pins, [pin(1, spec)], "{}", test.name);
+        }
+    }
+}
+
+#[tokio::test]
 async fn replicas_that_write_at_once_lose_nothing_and_agree_on_the_newest() {
     for test in stores::both().await {
         let writers = (0..8_u8).map(|writer| {

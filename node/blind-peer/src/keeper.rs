@@ -215,6 +215,20 @@ impl Keeper {
         self.insert(owner, record);
     }
 
+    /// A record of a backup, whatever quotas say now; nothing happens to a core that is kept.
+    pub fn revive(&mut self, owner: Key, record: CoreRecord) {
+        let key = record.key;
+        if self.kept.contains_key(&key) {
+            return;
+        }
+        if record.announce {
+            self.orders.push_back(Order::Announced);
+        }
+        self.orders.push_back(Order::Persist(key));
+        self.orders.push_back(Order::Follow(key, record.blocks_cleared));
+        self.insert(owner, record);
+    }
+
     /// Cores kept.
     pub fn len(&self) -> usize {
         self.kept.len()

@@ -30,4 +30,4 @@ mod service;
 
 pub use journal::JournalError;
 pub use keeper::{Admission, Announced, Keeper, Limits, Order, Policy, Quota, Refusal};
-pub use server::{BlindPeer, Counters, OpenError, Options};
+pub use server::{BlindPeer, Companion, Counters, OpenError, Options, RestoreError};

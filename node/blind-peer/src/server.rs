@@ -1,41 +1,34 @@
-//! The tokio half: the store, the journal, the connections, and one task that carries out what the keeper decides.
+//! The tokio half: the store, the journal and the connections; [`actor`] is the one task that carries out what the keeper decides.
 
-use std::collections::{BTreeSet, HashMap};
+mod actor;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use cumulet_hypercore::corestore::{CoreHandle, Corestore, CorestoreError, Download};
-use cumulet_hypercore::crypto::discovery_key;
+use cumulet_hypercore::corestore::{CoreHandle, Corestore};
 use cumulet_hypercore::driver::{ReplicateError, Session, replicate_beside};
 use cumulet_relay::Key;
-use cumulet_relay::blind_peer::{AddCore, CoreRecord, Cores, Deleted};
-use cumulet_relay::protomux_rpc::Response;
+use cumulet_relay::blind_peer::CoreRecord;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::journal::{Entry, Journal, JournalError};
-use crate::keeper::{Announced, CoreSize, Keeper, Limits, Order, Policy};
-use crate::service::{Job, Outbox, PeerService, Wish, failure};
+use self::actor::Actor;
+use crate::journal::{Journal, JournalError};
+use crate::keeper::{Announced, Keeper, Limits, Policy};
+use crate::service::{Job, Outbox, PeerService};
 
 /// Requests of all connections that wait for the task; those beyond are refused.
 const JOB_QUEUE: usize = 1_024;
-/// Requests handled together: their records share one write to the disk.
-const JOBS_AT_ONCE: usize = 256;
-/// Changes of cores that wait for the task. What watches a core waits with it.
-const SIZE_QUEUE: usize = 256;
-/// How often sizes and activity, which nobody waits for, are made durable.
-const FLUSH_EVERY: Duration = Duration::from_secs(10);
 /// How often a draining peer looks whether its connections have ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
 /// How a blind peer is run.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// Our Ed25519 public key: what clients dial, and the id of the RPC's channel.
     pub public_key: Key,
@@ -48,6 +41,16 @@ pub struct Options {
     pub open_cores: usize,
     /// Connections at a time.
     pub connections: usize,
+    /// Who is told of open cores.
+    pub companion: Option<Arc<dyn Companion>>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("journal", &self.journal)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Options {
@@ -59,8 +62,19 @@ impl Options {
             limits: Limits::default(),
             open_cores: 1_024,
             connections: 512,
+            companion: None,
         }
     }
+}
+
+/// Told of kept cores as they are opened and closed, in the blind peer's own task: a node backs them up. Must return at once.
+pub trait Companion: Send + Sync + 'static {
+    /// The core is open and downloaded, for this owner.
+    fn opened(&self, core: &CoreHandle, owner: &Key);
+    /// The blind peer has closed the core, and keeps what it has of it.
+    fn closed(&self, key: &Key);
+    /// The core is about to be deleted.
+    fn deleted(&self, key: &Key);
 }
 
 /// A blind peer could not be opened.
@@ -71,6 +85,12 @@ pub enum OpenError {
     #[error("failed to open the blind peer")]
     Journal(#[from] JournalError),
 }
+
+/// A record could not be restored.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to restore a record: the blind peer's journal can't be written, or it has ended")]
+#[non_exhaustive]
+pub struct RestoreError;
 
 /// Counters since the start, and gauges, for metrics. No label: identities are unbounded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -120,6 +140,8 @@ struct Shared {
     outboxes: Mutex<Vec<Weak<Outbox>>>,
     tally: Tally,
     announced: watch::Sender<Vec<Announced>>,
+    /// Counts the writes of records.
+    written: watch::Sender<u64>,
     cancel: CancellationToken,
     draining: CancellationToken,
 }
@@ -174,6 +196,7 @@ impl BlindPeer {
             outboxes: Mutex::default(),
             tally: Tally::default(),
             announced: watch::Sender::new(pinned.clone()),
+            written: watch::Sender::new(0),
             cancel: cancel.child_token(),
             draining: CancellationToken::new(),
         });
@@ -231,6 +254,33 @@ impl BlindPeer {
             .map(|(record, _)| record.clone())
     }
 
+    /// All records, each with its owner; some may be a few seconds ahead of the disk.
+    pub fn records(&self) -> Vec<(Key, CoreRecord)> {
+        let keeper = lock(&self.shared.keeper);
+        let records = keeper.records();
+        records.map(|(record, owner)| (*owner, record.clone())).collect()
+    }
+
+    /// Changes with every write of records.
+    pub fn written(&self) -> watch::Receiver<u64> {
+        self.shared.written.subscribe()
+    }
+
+    /// Keeps a core as an earlier run did, from a backup of its [`BlindPeer::records`]; returns when that is on disk. Does nothing
+    /// to a core that is kept.
+    ///
+    /// # Errors
+    /// [`RestoreError`].
+    pub async fn restore(&self, owner: Key, record: CoreRecord) -> Result<(), RestoreError> {
+        let (done, kept) = oneshot::channel();
+        let job = Job::Restore { owner, record, done };
+        self.shared.jobs.send(job).await.map_err(|_| RestoreError)?;
+        match kept.await {
+            Ok(true) => Ok(()),
+            _ => Err(RestoreError),
+        }
+    }
+
     /// Counters and gauges, now.
     pub fn counters(&self) -> Counters {
         let keeper = lock(&self.shared.keeper);
@@ -285,335 +335,5 @@ impl<'a> Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.tally.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A core that is open because it is followed.
-struct Followed {
-    core: CoreHandle,
-    download: Download,
-    watcher: AbortHandle,
-    used: u64,
-}
-
-impl Drop for Followed {
-    fn drop(&mut self) {
-        self.watcher.abort();
-    }
-}
-
-/// An answer that waits until the disk has what it says.
-type Answer = (Arc<Outbox>, Response);
-
-struct Actor {
-    shared: Arc<Shared>,
-    /// None while it is being written, and after that failed badly.
-    journal: Option<Journal>,
-    followed: HashMap<Key, Followed>,
-    watchers: tokio::task::JoinSet<()>,
-    sizes: mpsc::Sender<(Key, CoreSize)>,
-    changed: mpsc::Receiver<(Key, CoreSize)>,
-    /// Records to be written with the next flush.
-    dirty: BTreeSet<Key>,
-    uses: u64,
-}
-
-impl Actor {
-    fn new(shared: Arc<Shared>, journal: Journal) -> Self {
-        let (sizes, changed) = mpsc::channel(SIZE_QUEUE);
-        Self {
-            shared,
-            journal: Some(journal),
-            followed: HashMap::new(),
-            watchers: tokio::task::JoinSet::new(),
-            sizes,
-            changed,
-            dirty: BTreeSet::new(),
-            uses: 0,
-        }
-    }
-
-    async fn run(mut self, mut queue: mpsc::Receiver<Job>, pinned: Vec<Announced>) {
-        for Announced { key, .. } in pinned {
-            let from = lock(&self.shared.keeper)
-                .record(&key)
-                .map_or(0, |(record, _)| record.blocks_cleared);
-            self.follow(key, from).await;
-        }
-        let cancel = self.shared.cancel.clone();
-        let mut flush = tokio::time::interval(FLUSH_EVERY);
-        let mut jobs = Vec::new();
-        loop {
-            let count = tokio::select! {
-                () = cancel.cancelled() => break,
-                count = queue.recv_many(&mut jobs, JOBS_AT_ONCE) => count,
-                Some((key, size)) = self.changed.recv() => {
-                    lock(&self.shared.keeper).on_size(now_ms(), &key, size);
-                    self.carry_out(false).await;
-                    continue;
-                }
-                _ = flush.tick() => {
-                    self.flush().await;
-                    continue;
-                }
-                Some(_) = self.watchers.join_next(), if !self.watchers.is_empty() => continue,
-            };
-            if count == 0 {
-                break;
-            }
-            let answers: Vec<Answer> = jobs.drain(..).filter_map(|job| self.handle(job)).collect();
-            let kept = self.carry_out(true).await;
-            for (outbox, answer) in answers {
-                let answer = if kept {
-                    answer
-                } else {
-                    failure(answer.id, "The record could not be written")
-                };
-                outbox.respond(answer);
-            }
-        }
-        self.flush().await;
-    }
-
-    /// Decides about a request; the answer, if it wants one.
-    fn handle(
-        &self,
-        Job {
-            identity,
-            outbox,
-            wish,
-        }: Job,
-    ) -> Option<Answer> {
-        let tally = &self.shared.tally;
-        let mut keeper = lock(&self.shared.keeper);
-        let (id, result) = match wish {
-            Wish::Add(id, request) => {
-                let added = keeper.add(now_ms(), identity, &request);
-                let counter = if added.is_ok() {
-                    &tally.added
-                } else {
-                    &tally.refused
-                };
-                counter.fetch_add(1, Ordering::Relaxed);
-                if let (Ok(_), Some(group)) = (&added, request.referrer) {
-                    outbox.tell(group, None);
-                }
-                (id, added.map(|record| record.encode()))
-            }
-            Wish::Delete(id, key) => {
-                let deleted = keeper.delete(&identity, &key);
-                let counter = match deleted {
-                    Ok(_) => &tally.deleted,
-                    Err(_) => &tally.deletes_refused,
-                };
-                counter.fetch_add(1, Ordering::Relaxed);
-                (id, deleted.map(|existed| Deleted { existed }.encode()))
-            }
-            Wish::Cores(cores) => {
-                drop(keeper);
-                self.keep_all(&identity, &outbox, &cores);
-                return None;
-            }
-        };
-        let answer = match result {
-            Ok(value) => Response {
-                id,
-                result: Ok(value.into()),
-            },
-            Err(refusal) => failure(id, &refusal.to_string()),
-        };
-        (id != 0).then_some((outbox, answer))
-    }
-
-    fn keep_all(&self, identity: &Key, outbox: &Arc<Outbox>, cores: &Cores) {
-        let tally = &self.shared.tally;
-        let mut keeper = lock(&self.shared.keeper);
-        let mut kept_one = false;
-        for hint in &cores.cores {
-            if !keeper.is_behind(&hint.key, hint.length) {
-                kept_one = true;
-                continue;
-            }
-            let request = AddCore {
-                key: hint.key,
-                referrer: cores.referrer,
-                priority: cores.priority,
-                announce: cores.announce,
-                ..AddCore::default()
-            };
-            let added = keeper.add(now_ms(), *identity, &request).is_ok();
-            let counter = if added { &tally.added } else { &tally.refused };
-            counter.fetch_add(1, Ordering::Relaxed);
-            kept_one |= added;
-        }
-        if let (true, Some(group)) = (kept_one, cores.referrer) {
-            outbox.tell(group, None);
-        }
-    }
-
-    /// Carries out the keeper's orders. What is to be written is written first, at once if somebody waits for it; false if it
-    /// could not be.
-    async fn carry_out(&mut self, at_once: bool) -> bool {
-        let orders: Vec<Order> = {
-            let mut keeper = lock(&self.shared.keeper);
-            std::iter::from_fn(|| keeper.poll_order()).collect()
-        };
-        for order in &orders {
-            if let Order::Persist(key) | Order::Forget(key) = order {
-                self.dirty.insert(*key);
-            }
-        }
-        let written = !at_once || self.flush().await;
-        let mut is_announced_changed = false;
-        for order in orders {
-            match order {
-                Order::Persist(_) | Order::Forget(_) => {}
-                Order::Follow(key, from) => self.follow(key, from).await,
-                Order::Clear(key, upto) => self.clear(key, upto).await,
-                Order::Delete(key) => {
-                    self.followed.remove(&key);
-                    if let Err(error) = self.shared.store.remove(&discovery_key(&key)).await {
-                        tracing::error!(%error, "failed to delete a core of a blind peer's");
-                    }
-                }
-                Order::Wake(group, hint) => {
-                    let outboxes = lock(&self.shared.outboxes);
-                    for outbox in outboxes.iter().filter_map(Weak::upgrade) {
-                        if outbox.follows(&group) {
-                            outbox.tell(group, Some(hint));
-                            self.shared.tally.woken.fetch_add(1, Ordering::Relaxed);
-                        }
-                    }
-                }
-                Order::Announced => is_announced_changed = true,
-            }
-        }
-        if is_announced_changed {
-            let pinned = lock(&self.shared.keeper).announced().collect();
-            self.shared.announced.send_replace(pinned);
-        }
-        written
-    }
-
-    /// Makes durable what has changed; false if it can't be.
-    async fn flush(&mut self) -> bool {
-        if self.dirty.is_empty() {
-            return true;
-        }
-        let Some(mut journal) = self.journal.take() else {
-            return false;
-        };
-        let entry = |owner: &Key, record: &CoreRecord| Entry::Record(*owner, record.clone());
-        let (changes, all) = {
-            let keeper = lock(&self.shared.keeper);
-            let changes: Vec<Entry> = self
-                .dirty
-                .iter()
-                .map(|key| match keeper.record(key) {
-                    Some((record, owner)) => entry(owner, record),
-                    None => Entry::End(*key),
-                })
-                .collect();
-            let all: Option<Vec<Entry>> = journal.is_wasteful(keeper.len()).then(|| {
-                keeper
-                    .records()
-                    .map(|(record, owner)| entry(owner, record))
-                    .collect()
-            });
-            (changes, all)
-        };
-        let writing = tokio::task::spawn_blocking(move || {
-            let written = match &all {
-                Some(all) => journal.rewrite(all),
-                None => journal.append(&changes),
-            };
-            (journal, written)
-        });
-        let Ok((journal, written)) = writing.await else {
-            return false;
-        };
-        self.journal = Some(journal);
-        match written {
-            Ok(()) => {
-                self.dirty.clear();
-                true
-            }
-            Err(error) => {
-                tracing::error!(%error, "failed to write a blind peer's records");
-                false
-            }
-        }
-    }
-
-    async fn follow(&mut self, key: Key, from: u64) {
-        self.uses += 1;
-        if let Some(followed) = self.followed.get_mut(&key) {
-            followed.used = self.uses;
-            return;
-        }
-        let core = match self.shared.store.get(key).await {
-            Ok(core) => core,
-            Err(CorestoreError::Closed) => return,
-            Err(error) => {
-                tracing::warn!(%error, "failed to open a core of a blind peer's");
-                return;
-            }
-        };
-        let download = core.download(from..u64::MAX).await;
-        let watcher = self
-            .watchers
-            .spawn(watch_size(core.clone(), key, self.sizes.clone()));
-        let used = self.uses;
-        self.followed.insert(
-            key,
-            Followed {
-                core,
-                download,
-                watcher,
-                used,
-            },
-        );
-        if self.followed.len() > self.shared.options.open_cores
-            && let Some(oldest) = self
-                .followed
-                .iter()
-                .min_by_key(|(_, followed)| followed.used)
-                .map(|(key, _)| *key)
-        {
-            self.followed.remove(&oldest);
-        }
-    }
-
-    async fn clear(&mut self, key: Key, upto: u64) {
-        let core = match self.followed.get_mut(&key) {
-            Some(followed) => {
-                followed.download = followed.core.download(upto..u64::MAX).await;
-                followed.core.clone()
-            }
-            None => match self.shared.store.find(&discovery_key(&key)).await {
-                Ok(Some(core)) => core,
-                _ => return,
-            },
-        };
-        if let Err(error) = core.clear(0..upto).await {
-            tracing::error!(%error, "failed to give back blocks of a blind peer's core");
-        }
-    }
-}
-
-/// Tells the actor of the core's size, now and whenever it changes.
-async fn watch_size(core: CoreHandle, key: Key, sizes: mpsc::Sender<(Key, CoreSize)>) {
-    let mut states = core.watch();
-    loop {
-        let state = *states.borrow_and_update();
-        let size = CoreSize {
-            length: state.length,
-            byte_length: state.byte_length,
-            contiguous_length: state.contiguous_length,
-            held_blocks: state.held_blocks,
-        };
-        if sizes.send((key, size)).await.is_err() || states.changed().await.is_err() {
-            return;
-        }
     }
 }

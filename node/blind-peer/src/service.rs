@@ -8,11 +8,11 @@ use cumulet_hypercore::crypto::discovery_key;
 use cumulet_hypercore::driver::Service;
 use cumulet_protomux::{ChannelId, Event, Mux, Request as Opening};
 use cumulet_relay::Key;
-use cumulet_relay::blind_peer::{AddCore, Cores, DeleteCore, MUXER_PROTOCOL, method};
+use cumulet_relay::blind_peer::{AddCore, CoreRecord, Cores, DeleteCore, MUXER_PROTOCOL, method};
 use cumulet_relay::protomux_rpc::{self as rpc, Cause, RemoteError, Request, Response};
 use cumulet_relay::wakeup::{self, CoreHint, Handshake};
 use cumulet_secret_stream::noise::HandshakeResult;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::keeper::Keeper;
 
@@ -25,12 +25,21 @@ const MAX_CORES: usize = 256;
 /// Hints that wait for one group: they replace each other, and are hints.
 const MAX_HINTS: usize = 32;
 
-/// What a connection wants of the server.
+/// What is wanted of the server.
 #[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) identity: Key,
-    pub(crate) outbox: Arc<Outbox>,
-    pub(crate) wish: Wish,
+pub(crate) enum Job {
+    /// By a connection.
+    Ask {
+        identity: Key,
+        outbox: Arc<Outbox>,
+        wish: Wish,
+    },
+    /// By the node: a record of a backup. The answer is whether it is on disk.
+    Restore {
+        owner: Key,
+        record: CoreRecord,
+        done: oneshot::Sender<bool>,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -165,7 +174,7 @@ impl PeerService {
 
     /// Hands a wish over; false if there is no room.
     fn ask(&self, wish: Wish) -> bool {
-        let job = Job {
+        let job = Job::Ask {
             identity: self.identity,
             outbox: self.outbox.clone(),
             wish,

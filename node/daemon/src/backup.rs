@@ -1,4 +1,4 @@
-//! The node's backup: ships the cores of pinned archives to one store, and fills empty cores from it.
+//! The node's backup: ships the cores of pinned archives, and of the blind peer, to one store, and fills empty cores from it.
 //!
 //! What is shipped and how is decided in `cumulet_backup`; here cores are handed to it, and its progress becomes words.
 //! A damaged object is remembered until its blocks were fetched from peers; then a good copy is shipped beside it.
@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use cumulet_api::{Condition, ConditionStatus};
 use cumulet_backup::core::{CoreSource, CoreTarget, LockedCore};
+use cumulet_backup::pins::Pins;
 use cumulet_backup::restore::{RestoreError, RestoreProgress, Restorer, Until};
 use cumulet_backup::retry::Patience;
 use cumulet_backup::sealing::ContentKey;
@@ -89,6 +90,7 @@ pub struct Backup {
     url: String,
     shipper: Shipper,
     restorer: Restorer,
+    pins: Pins,
     cipher: ContentCipher,
     followed: Mutex<BTreeMap<Hash, CancellationToken>>,
     refused: Mutex<BTreeMap<Hash, Refused>>,
@@ -134,11 +136,13 @@ impl Backup {
             tasks.clone(),
             cancel.clone(),
         );
-        let restorer = Restorer::new(store, key, Patience::default());
+        let restorer = Restorer::new(Arc::clone(&store), key.clone(), Patience::default());
+        let pins = Pins::new(store, key, Patience::default());
         Ok(Self {
             url: config.backup_url.clone(),
             shipper,
             restorer,
+            pins,
             cipher: ContentCipher::new(&content_key),
             followed: Mutex::default(),
             refused: Mutex::default(),
@@ -146,6 +150,11 @@ impl Backup {
             tasks,
             cancel,
         })
+    }
+
+    /// What the cloud keeps, in the store.
+    pub fn pins(&self) -> Pins {
+        self.pins.clone()
     }
 
     /// Ships a core from now on; a core that is shipped already stays as it is.

@@ -149,13 +149,14 @@ impl Node {
             ..CorestoreConfig::default()
         };
         let store = Corestore::open(&config.data_dir.join("cores"), store_config.clone())?;
-        let backup = Backup::start(config, content_key, tasks.clone(), cancel.clone())?;
+        let backup = Arc::new(Backup::start(config, content_key, tasks.clone(), cancel.clone())?);
         let (dht, swarm) = start_swarm(config, &seed, &tasks, &cancel).await?;
         let around = services::Surroundings {
             dht: &dht,
             device_seed: &seed,
             data_dir: &config.data_dir,
             store: &store_config,
+            backup: &backup,
             members: members(config, *swarm.public_key()),
             tasks: &tasks,
             cancel: &cancel,
@@ -171,7 +172,7 @@ impl Node {
             dht,
             swarm,
             services,
-            backup: Arc::new(backup),
+            backup,
             pins,
             archives: RwLock::default(),
             changing: tokio::sync::Mutex::new(()),

@@ -23,9 +23,16 @@ const OWNER: u8 = 5;
 /// Far beyond what a loaded machine needs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-async fn keeping_node(data_dir: &Path, bootstrap: &[String]) -> Arc<Node> {
+/// `outside` has what outlives the machine: the backup and the keys.
+async fn keeping_node(data_dir: &Path, outside: &Path, bootstrap: &[String]) -> Arc<Node> {
+    std::fs::write(outside.join("seed-0"), hex::encode([6; 32])).unwrap();
+    std::fs::write(outside.join("content.key"), hex::encode([7; 32])).unwrap();
     let options = Options {
         data_dir: Some(data_dir.to_owned()),
+        device_seeds_dir: Some(outside.to_owned()),
+        replica_name: Some("node-0".to_owned()),
+        content_key_file: Some(outside.join("content.key")),
+        backup_url: Some(format!("file:{}", outside.join("backup").display())),
         swarm_port: Some(free_udp_port()),
         bootstrap: bootstrap.to_vec(),
         public_host: Some(Ipv4Addr::LOCALHOST),
@@ -44,13 +51,35 @@ async fn announced_by(javascript: &mut Javascript, core: &Value, expected: &[&st
     .await;
 }
 
+/// Waits until the core and the list of cores are in the backup.
+async fn backed_up(node: &Node, outside: &Path) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let status = node.status().await;
+        let condition = status
+            .conditions
+            .iter()
+            .find(|condition| condition.kind == "BackedUp");
+        let is_listed = outside.join("backup/v1/blind-peers").exists();
+        let has_head = std::fs::read_dir(outside.join("backup/v1/cores")).is_ok_and(|mut cores| {
+            cores.any(|core| core.is_ok_and(|core| core.path().join("heads").exists()))
+        });
+        if is_listed && has_head && condition.is_some_and(|condition| condition.reason == "UpToDate") {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{condition:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_that_knows_only_the_key_finds_an_announced_core_until_it_is_deleted_also_after_a_restart() {
+async fn a_device_that_knows_only_the_key_finds_an_announced_core_after_a_restart_and_on_a_bare_machine_until_it_is_deleted()
+ {
     let mut javascript = Javascript::start("app.js");
     let bootstrap = javascript.call("testnet", json!({"size": 4}))["bootstrap"].clone();
     let addresses: Vec<String> = serde_json::from_value(bootstrap.clone()).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let node = keeping_node(folder.path(), &addresses).await;
+    let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let node = keeping_node(folder.path(), outside.path(), &addresses).await;
     let peer = node.status().await.blind_peer_public_key.unwrap();
     let store = |seed| json!({"bootstrap": bootstrap, "peer": peer, "values": VALUES, "seed": seed});
 
@@ -71,9 +100,20 @@ async fn a_device_that_knows_only_the_key_finds_an_announced_core_until_it_is_de
     node.shutdown().await;
     drop(node);
     announced_by(&mut javascript, &core, &[]).await;
-    let node = keeping_node(folder.path(), &addresses).await;
+    let node = keeping_node(folder.path(), outside.path(), &addresses).await;
     announced_by(&mut javascript, &core, &[&peer]).await;
     assert_eq!(javascript.call("find", core.clone())["values"], json!(values));
+
+    // The machine is lost, and with it everything but the keys and the backup.
+    backed_up(&node, outside.path()).await;
+    node.shutdown().await;
+    drop((node, folder));
+    announced_by(&mut javascript, &core, &[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = keeping_node(folder.path(), outside.path(), &addresses).await;
+    announced_by(&mut javascript, &core, &[&peer]).await;
+    assert_eq!(javascript.call("find", core.clone())["values"], json!(values));
+    assert_eq!(node.service_counters().blind_peer.unwrap().cores, 1);
 
     let mut order = store(OWNER);
     order["key"] = core["key"].clone();

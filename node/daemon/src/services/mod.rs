@@ -6,6 +6,7 @@ mod relay;
 mod websocket;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cumulet_hypercore::corestore::CorestoreConfig;
@@ -19,6 +20,7 @@ use tracing::info;
 use self::blind_peer::BlindPeerService;
 use self::relay::RelayService;
 use self::websocket::WebSocketService;
+use crate::backup::Backup;
 use crate::config::Config;
 
 /// How long what others use may go on once the node is told to stop; they then have moved, or come back to another replica.
@@ -35,6 +37,8 @@ pub struct Surroundings<'a> {
     pub data_dir: &'a Path,
     /// How cores are kept on the volume.
     pub store: &'a CorestoreConfig,
+    /// Where backups go.
+    pub backup: &'a Arc<Backup>,
     /// Public keys of those who may use everything.
     pub members: Vec<[u8; 32]>,
     /// Where tasks run.

@@ -90,7 +90,13 @@ pub(super) fn unit(summary: &mut Summary, progress: &Progress) {
 
 /// Cores and bees are for pure use in memory as well: neither builds with, nor needs, tokio unless it is asked to.
 fn without_tokio() -> Result<()> {
-    let crates = ["--locked", "--package", "cumulet-hypercore", "--package", "cumulet-hyperbee"];
+    let crates = [
+        "--locked",
+        "--package",
+        "cumulet-hypercore",
+        "--package",
+        "cumulet-hyperbee",
+    ];
     let shape = ["--edges", "normal", "--prefix", "none", "--format", "{p}"];
     let needed = process::output(cargo().arg("tree").args(crates).args(shape))?;
     if let Some(tokio) = needed.lines().find(|line| line.starts_with("tokio")) {

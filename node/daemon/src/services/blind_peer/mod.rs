@@ -2,7 +2,9 @@
 //! a pinned archive's; and on a swarm of its own, whose key is the blind peer's: who finds an announced core on the DHT
 //! comes to this store.
 
-use std::collections::HashMap;
+mod safekeeping;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use cumulet_blind_peer::{Admission, Announced, BlindPeer, Counters, Options, Quota};
@@ -19,6 +21,7 @@ use crate::archive::short;
 use crate::config::BlindPeerConfig;
 use crate::pins::Key;
 
+use self::safekeeping::Safekeeping;
 use super::{PATIENCE, Surroundings};
 
 /// Separates the blind peer's seed from everything else that is made from a device's seed.
@@ -53,7 +56,16 @@ impl BlindPeerService {
                 Admission::Reader
             }
         };
-        let options = Options::new(*key_pair.public_key(), folder.join("journal"));
+        let mut options = Options::new(*key_pair.public_key(), folder.join("journal"));
+        let safekeeping = Safekeeping::new(
+            around.backup,
+            key_pair.public_key(),
+            around.members.clone(),
+            &folder,
+            &options.journal,
+        );
+        let safekeeping = Arc::new(safekeeping.map_err(|error| words(&error))?);
+        options.companion = Some(safekeeping.clone());
         let swarm = SwarmConfig {
             key_pair,
             // As many as the blind peer takes.
@@ -73,19 +85,23 @@ impl BlindPeerService {
         )
         .map_err(|error| words(&error))?;
         let swarm = Swarm::spawn(around.dht.clone(), swarm, around.tasks, around.cancel.clone());
-        swarm.listen(true).await.map_err(|error| words(&error))?;
         let leaving = around.cancel.child_token();
-        let serving = serve_all(
-            swarm.clone(),
-            peer.clone(),
-            around.tasks.clone(),
-            around.cancel.clone(),
-        );
-        around.tasks.spawn(serving);
-        let announcing = announce(swarm.clone(), peer.announced());
-        around
-            .tasks
-            .spawn(leaving.clone().run_until_cancelled_owned(announcing));
+        let serving = Serving {
+            swarm: swarm.clone(),
+            peer: peer.clone(),
+            store: store.clone(),
+            safekeeping,
+            tasks: around.tasks.clone(),
+            cancel: around.cancel.clone(),
+            leaving: leaving.clone(),
+        };
+        if serving.safekeeping.is_restoring() {
+            around
+                .tasks
+                .spawn(around.cancel.clone().run_until_cancelled_owned(serving.restore()));
+        } else {
+            serving.begin(None).await.map_err(|error| words(&error))?;
+        }
         Ok(Self {
             peer,
             store,
@@ -159,6 +175,53 @@ impl Topic {
             _ => None,
         };
         Ok(Self { announced, seeking })
+    }
+}
+
+/// What begins when the blind peer knows what it keeps.
+struct Serving {
+    swarm: Swarm,
+    peer: BlindPeer,
+    store: Corestore,
+    safekeeping: Arc<Safekeeping>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+    leaving: CancellationToken,
+}
+
+impl Serving {
+    /// Fills the cores first: nobody must find one empty that the backup has.
+    async fn restore(self) {
+        let list = self.safekeeping.list().await;
+        self.safekeeping.restore(&list, &self.peer, &self.store).await;
+        if let Err(error) = self.begin(Some(list)).await {
+            warn!(%error, "the blind peer can't be reached");
+        }
+    }
+
+    /// Announces, serves and backs up. `list`: what the backup has, if it was read.
+    async fn begin(self, list: Option<BTreeMap<Key, String>>) -> Result<(), SwarmError> {
+        let Self {
+            swarm,
+            peer,
+            safekeeping,
+            tasks,
+            cancel,
+            leaving,
+            ..
+        } = self;
+        swarm.listen(true).await?;
+        let announcing = announce(swarm.clone(), peer.announced());
+        tasks.spawn(leaving.run_until_cancelled_owned(announcing));
+        tasks.spawn(serve_all(swarm, peer.clone(), tasks.clone(), cancel.clone()));
+        tasks.spawn(cancel.run_until_cancelled_owned(async move {
+            let known = match list {
+                Some(list) => list,
+                None => safekeeping.list().await,
+            };
+            safekeeping.run(peer, known).await;
+        }));
+        Ok(())
     }
 }
 
