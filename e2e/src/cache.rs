@@ -58,12 +58,7 @@ impl Key {
         if folder.is_dir() {
             return Ok(folder);
         }
-        let lock_path = folder.with_extension("lock");
-        let lock_file =
-            File::create(&lock_path).with_context(|| format!("failed to create {}", lock_path.display()))?;
-        let _lock = Flock::lock(lock_file, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| errno)
-            .with_context(|| format!("failed to lock {}", lock_path.display()))?;
+        let _lock = lock(&folder)?;
         if folder.is_dir() {
             return Ok(folder);
         }
@@ -76,6 +71,32 @@ impl Key {
         fs::rename(&partial, &folder).with_context(|| format!("failed to finish {}", folder.display()))?;
         Ok(folder)
     }
+}
+
+/// Waits until nobody else uses a folder of the cache, and keeps others from it until the lock is dropped.
+pub fn lock(folder: &Path) -> Result<Flock<File>> {
+    lock_as(folder, FlockArg::LockExclusive)
+}
+
+fn lock_as(folder: &Path, how: FlockArg) -> Result<Flock<File>> {
+    let path = folder.with_extension("lock");
+    let file = File::create(&path).with_context(|| format!("failed to create {}", path.display()))?;
+    Flock::lock(file, how)
+        .map_err(|(_, errno)| errno)
+        .with_context(|| format!("failed to lock {}", path.display()))
+}
+
+/// Removes the folders whose names begin with `prefix`, but for `kept` and those that are in use.
+pub fn keep_only(root: &Path, prefix: &str, kept: &Path) -> Result<()> {
+    let listed = fs::read_dir(root).with_context(|| format!("failed to list {}", root.display()))?;
+    for entry in listed.filter_map(Result::ok) {
+        let (name, path) = (entry.file_name(), entry.path());
+        let is_other = name.to_string_lossy().starts_with(prefix) && path != kept && path.is_dir();
+        if is_other && let Ok(_lock) = lock_as(&path, FlockArg::LockExclusiveNonblock) {
+            fs::remove_dir_all(&path).with_context(|| format!("failed to remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// The cache's root, made if missing.
@@ -93,6 +114,26 @@ pub fn root() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_and_what_is_in_use_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let path = root.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let (kept, used, old, other) = (folder("a-1"), folder("a-2"), folder("a-3"), folder("b-1"));
+        let lock = lock(&used).unwrap();
+        keep_only(root.path(), "a-", &kept).unwrap();
+        assert_eq!(
+            [&kept, &used, &old, &other].map(|path| path.exists()),
+            [true, true, false, true]
+        );
+        drop(lock);
+        keep_only(root.path(), "a-", &kept).unwrap();
+        assert!(!used.exists());
+    }
 
     #[test]
     fn a_key_depends_on_every_part_and_on_where_the_parts_end() {

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::cache::Key;
 use crate::image::{self, Architecture, Entry, ImageSpec, Reference};
 use crate::progress::Progress;
 use crate::tools::{self, debian, wheels};
@@ -80,24 +81,40 @@ pub fn executables(programs: &[Program], architecture: Architecture) -> Result<V
     for program in programs {
         command.args(["--package", program.package]);
     }
+    let shared = dependencies()?;
+    // Until the executables are copied: another tree's would take their place.
+    let _lock = cache::lock(&shared)?;
     command
+        .env("CARGO_TARGET_DIR", &shared)
         .env("CARGO_ZIGBUILD_ZIG_PATH", zig)
         .env("CARGO_ZIGBUILD_CACHE_DIR", cache::root()?.join("zigbuild"));
     let log = cache::root()?.join(format!("image-build-{architecture}.log"));
     process::run_logged(&mut command, &log).context("failed to build the executables of the images")?;
 
-    let folder = target_folder()?.join(target).join("image");
-    let found = programs.iter().map(|program| {
-        let path = folder.join(program.package);
-        if !path.is_file() {
-            bail!(
-                "the package {} has no executable of its name yet",
-                program.package
-            );
-        }
+    let (from, to) = (
+        shared.join(target).join("image"),
+        target_folder()?.join("images").join(target),
+    );
+    fs::create_dir_all(&to).with_context(|| format!("failed to create {}", to.display()))?;
+    let copied = programs.iter().map(|program| {
+        let (made, path) = (from.join(program.package), to.join(program.package));
+        fs::copy(&made, &path)
+            .with_context(|| format!("the package {} has no executable of its name", program.package))?;
         Ok(path)
     });
-    found.collect()
+    copied.collect()
+}
+
+/// The folder in which cargo builds executables for images: outside the tree, so that a fresh clone compiles this
+/// repository's packages alone. What was built for other dependencies is removed.
+fn dependencies() -> Result<PathBuf> {
+    let version = process::output(Command::new("rustc").arg("-vV"))?;
+    let key = Key::new("image-target")
+        .with_file(&tools::repository().join("Cargo.lock"))?
+        .with(&version);
+    let folder = key.folder()?;
+    cache::keep_only(&cache::root()?, "image-target-", &folder)?;
+    Ok(folder)
 }
 
 /// Builds the programs and writes their images.
