@@ -102,6 +102,7 @@ impl Pins {
     }
 
     /// What the blind peer with this public key keeps.
+    #[must_use]
     pub fn of_blind_peer(self, public_key: &Key) -> Self {
         let id = self.key.derive(b"cumulet/backup/v1/blind-peer-id", &[public_key]);
         let folder = format!("{BLIND_PEERS}{}/", hex::encode(id));

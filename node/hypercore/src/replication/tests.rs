@@ -380,58 +380,39 @@ fn a_peer_that_proves_something_false_is_given_up_and_another_asked() {
     assert_eq!(net.held(2), 50);
 }
 
+/// Lengths that a peer is told to have, in the Syncs that wait to be sent; the last one.
+fn told(replicator: &mut Replicator) -> Option<u64> {
+    let said: Vec<_> = std::iter::from_fn(|| replicator.poll_output()).collect();
+    said.iter().rev().find_map(|(_, message)| match message {
+        Message::Sync(sync) => Some(sync.remote_length),
+        _ => None,
+    })
+}
+
 #[test]
 fn a_reader_that_does_not_say_that_it_has_what_was_proven_to_it_is_told_both_lengths_in_turns() {
     let (mut replicator, mut model, now) = (Replicator::new(), Model::full(9), Instant::now());
     let peer = PeerId(1);
-    replicator.add_peer(peer, &mut model, now);
-    replicator
-        .on_message(
-            peer,
-            Message::Sync(messages::Sync {
-                length: 6,
-                ..Default::default()
-            }),
-            &mut model,
-            now,
-        )
-        .unwrap();
-    let upgrade = Some(messages::RequestUpgrade { start: 6, length: 3 });
-    let request = Request {
-        id: 1,
-        upgrade,
-        ..Request::default()
-    };
-    replicator
-        .on_message(peer, Message::Request(request), &mut model, now)
-        .unwrap();
-    assert!(
-        replicator
-            .next_upload(peer, &mut model, Instant::now())
-            .unwrap()
-            .is_some()
-    );
-    // Said before the proof reached it.
-    let old = messages::Sync {
-        length: 6,
-        downloading: true,
-        ..Default::default()
-    };
-    replicator
-        .on_message(peer, Message::Sync(old), &mut model, now)
-        .unwrap();
-    model.append();
-    replicator.local_change(9..10, &mut model, now);
-    let told = |replicator: &mut Replicator| {
-        let said: Vec<_> = std::iter::from_fn(|| replicator.poll_output()).collect();
-        said.iter().rev().find_map(|(_, m)| {
-            if let Message::Sync(sync) = m {
-                Some(sync.remote_length)
-            } else {
-                None
-            }
+    let length = |length| {
+        Message::Sync(messages::Sync {
+            length,
+            ..Default::default()
         })
     };
+    replicator.add_peer(peer, &mut model, now);
+    replicator.on_message(peer, length(6), &mut model, now).unwrap();
+    let request = Message::Request(Request {
+        id: 1,
+        upgrade: Some(messages::RequestUpgrade { start: 6, length: 3 }),
+        ..Request::default()
+    });
+    replicator.on_message(peer, request, &mut model, now).unwrap();
+    let answer = replicator.next_upload(peer, &mut model, Instant::now());
+    assert!(answer.unwrap().is_some());
+    // Said before the proof reached it.
+    replicator.on_message(peer, length(6), &mut model, now).unwrap();
+    model.append();
+    replicator.local_change(9..10, &mut model, now);
     assert_eq!(told(&mut replicator), Some(9));
     let mut clock = now;
     let mut heard = Vec::new();
@@ -440,31 +421,16 @@ fn a_reader_that_does_not_say_that_it_has_what_was_proven_to_it_is_told_both_len
         heard.extend(told(&mut replicator));
         clock += Duration::from_millis(500);
     }
-    assert_eq!(
-        heard,
-        [9, 6, 9, 6, 9, 6, 9, 6, 9, 6, 9, 6, 9],
-        "it may have dropped the proof"
-    );
-    let range = messages::Range {
+    let both = [9, 6, 9, 6, 9, 6, 9, 6, 9, 6, 9, 6, 9];
+    assert_eq!(heard, both, "it may have dropped the proof");
+    let range = Message::Range(messages::Range {
         drop: false,
         start: 0,
         length: 9,
-    };
-    replicator
-        .on_message(peer, Message::Range(range), &mut model, now)
-        .unwrap();
+    });
+    replicator.on_message(peer, range, &mut model, now).unwrap();
     assert_eq!(told(&mut replicator), Some(9));
-    replicator
-        .on_message(
-            peer,
-            Message::Sync(messages::Sync {
-                length: 9,
-                ..Default::default()
-            }),
-            &mut model,
-            now,
-        )
-        .unwrap();
+    replicator.on_message(peer, length(9), &mut model, now).unwrap();
     assert_eq!(told(&mut replicator), Some(9));
     replicator.remind(&mut model, clock);
     assert_eq!(told(&mut replicator), None);
