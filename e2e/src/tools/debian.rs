@@ -163,6 +163,33 @@ pub const CHROMIUM: PackageSet = PackageSet {
     )],
 };
 
+/// What makes networks of namespaces, and what that needs beyond the C library.
+pub const NETWORKS: PackageSet = PackageSet {
+    name: "network-packages",
+    suites: &[(
+        "bookworm",
+        &[
+            "iproute2",
+            "libbpf1",
+            "libelf1",
+            "libtirpc3",
+            "libcap2",
+            "zlib1g",
+            "nftables",
+            "libnftables1",
+            "libedit2",
+            "libbsd0",
+            "libmd0",
+            "libgmp10",
+            "libjansson4",
+            "libmnl0",
+            "libnftnl11",
+            "libtinfo6",
+            "libxtables12",
+        ],
+    )],
+};
+
 impl PackageSet {
     /// The unpacked tree's root, downloading it first when it isn't cached.
     pub fn root(&self) -> Result<PathBuf> {

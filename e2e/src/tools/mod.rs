@@ -3,7 +3,9 @@
 pub mod chromium;
 pub mod debian;
 pub mod go;
+pub mod networks;
 pub mod npm;
+mod unpacked;
 pub mod wheels;
 
 use std::path::{Path, PathBuf};

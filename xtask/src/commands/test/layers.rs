@@ -11,7 +11,7 @@ use cumulet_e2e::image::Architecture;
 use cumulet_e2e::product;
 use cumulet_e2e::progress::Progress;
 use cumulet_e2e::stage::{self, Images};
-use cumulet_e2e::tools::{self, chromium, go, wheels};
+use cumulet_e2e::tools::{self, chromium, go, networks, wheels};
 use cumulet_e2e::{peers, process};
 
 use super::summary::{Counts, Summary};
@@ -116,15 +116,10 @@ pub(super) fn interop(summary: &mut Summary, progress: &Progress) {
         peers::install()
     });
     if installed {
-        let chromium = progress.step("Chromium", chromium::program);
-        let chromium = chromium.map_err(|error| {
-            let what = format!("Chromium ({error:#})");
-            summary.missing(progress, "interop with a browser", &what);
-        });
-        let chromium = chromium.map(|program| program.display().to_string());
-        let environment: Vec<_> = chromium
+        let environment = browser_and_networks(summary, progress);
+        let environment: Vec<_> = environment
             .iter()
-            .map(|program| (chromium::VARIABLE, program.as_str()))
+            .map(|(name, value)| (*name, value.as_str()))
             .collect();
         nextest_with(summary, progress, "interop", INTEROP, &environment);
         summary.check(progress, "the matrix against the JavaScript packages", || {
@@ -132,6 +127,28 @@ pub(super) fn interop(summary: &mut Summary, progress: &Progress) {
             logged("matrix", cargo().args(arguments.split(' ')))
         });
     }
+}
+
+/// The variables by which tests find a browser and what networks are made with, both fetched when the machine lacks them.
+fn browser_and_networks(summary: &mut Summary, progress: &Progress) -> Vec<(&'static str, String)> {
+    let mut environment = Vec::new();
+    match progress.step("Chromium", chromium::program) {
+        Ok(program) => environment.push((chromium::VARIABLE, program.display().to_string())),
+        Err(error) => summary.missing(
+            progress,
+            "interop with a browser",
+            &format!("Chromium ({error:#})"),
+        ),
+    }
+    match progress.step("ip and nft", networks::folders) {
+        Ok(None) => {}
+        Ok(Some(folder)) => {
+            let path = std::env::var("PATH").unwrap_or_default();
+            environment.push(("PATH", format!("{path}:{}", folder.display())));
+        }
+        Err(error) => summary.missing(progress, "interop behind NATs", &format!("ip or nft ({error:#})")),
+    }
+    environment
 }
 
 /// Seeded simulations.
