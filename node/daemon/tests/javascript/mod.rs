@@ -16,6 +16,8 @@ const GOODBYE: Duration = Duration::from_secs(5);
 
 pub struct Javascript {
     process: Child,
+    /// For what the script writes: one that is killed clears up nothing.
+    _scratch: tempfile::TempDir,
     /// None at the end.
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
@@ -34,9 +36,11 @@ pub fn scripts() -> PathBuf {
 
 impl Javascript {
     pub fn start(script: &str) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
         let mut process = Command::new("node")
             .arg(script)
             .current_dir(scripts())
+            .env("TMPDIR", scratch.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -44,6 +48,7 @@ impl Javascript {
         let (input, output) = (process.stdin.take(), process.stdout.take().unwrap());
         Self {
             process,
+            _scratch: scratch,
             input,
             output: BufReader::new(output),
             calls: 0,

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use std::net::SocketAddrV4;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,9 +17,30 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// A folder for what a script writes, which goes with it: a script that is killed clears up nothing.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("js-{}-{number}", std::process::id());
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// One Node.js process running a script under `interop/`.
 pub struct Js {
     _child: Child,
+    _scratch: Scratch,
     stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
     next: u64,
@@ -41,9 +63,11 @@ impl Js {
             std::path::Path::new(&directory).join("node_modules").is_dir(),
             "no packages in interop/{folder}: run `npm ci` there, or all tests by `cargo xtask test interop`"
         );
+        let scratch = Scratch::new();
         let mut child = Command::new("node")
             .arg(script)
             .current_dir(directory)
+            .env("TMPDIR", &scratch.0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -53,6 +77,7 @@ impl Js {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self {
             _child: child,
+            _scratch: scratch,
             stdin,
             lines,
             next: 0,
