@@ -39,7 +39,11 @@ pub const KUBEALL: GoTool = GoTool {
 pub const HELM: GoTool = GoTool {
     name: "helm",
     package: "helm.sh/helm/v4/cmd/helm",
-    link_flags: "-s -w",
+    // As in its own builds: the Kubernetes that charts are rendered for when there is no cluster, and checked against.
+    link_flags: "-s -w -X helm.sh/helm/v4/pkg/chart/common.k8sVersionMajor=1 \
+                 -X helm.sh/helm/v4/pkg/chart/common.k8sVersionMinor=34 \
+                 -X helm.sh/helm/v4/pkg/chart/v2/lint/rules.k8sVersionMajor=1 \
+                 -X helm.sh/helm/v4/pkg/chart/v2/lint/rules.k8sVersionMinor=34",
     sources: &[],
 };
 
