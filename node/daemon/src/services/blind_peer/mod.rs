@@ -193,13 +193,13 @@ impl Serving {
     /// Fills the cores first: nobody must find one empty that the backup has.
     async fn restore(self) {
         let list = self.safekeeping.list().await;
-        self.safekeeping.restore(&list, &self.peer, &self.store).await;
-        if let Err(error) = self.begin(Some(list)).await {
+        let known = self.safekeeping.restore(list, &self.peer, &self.store).await;
+        if let Err(error) = self.begin(Some(known)).await {
             warn!(%error, "the blind peer can't be reached");
         }
     }
 
-    /// Announces, serves and backs up. `list`: what the backup has, if it was read.
+    /// Announces, serves and backs up. `list`: what the backup has that the blind peer is to answer for, if it was read.
     async fn begin(self, list: Option<BTreeMap<Key, String>>) -> Result<(), SwarmError> {
         let Self {
             swarm,

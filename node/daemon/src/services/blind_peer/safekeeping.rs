@@ -47,6 +47,17 @@ pub(super) struct Safekeeping {
     cores: Mutex<BTreeMap<Key, Followed>>,
 }
 
+/// What became of a core of the store's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The blind peer keeps it, with all that the store has of it.
+    Filled,
+    /// The blind peer keeps it, and lacks something that the store has.
+    Kept,
+    /// The blind peer does not know it.
+    Failed,
+}
+
 /// What is kept in the store of one core; numbers that change with every block are not: the core itself tells them.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -152,38 +163,52 @@ impl Safekeeping {
             .collect()
     }
 
-    /// Fills the listed cores and has the blind peer keep them. What fails is tried again at the next start.
-    pub(super) async fn restore(&self, list: &BTreeMap<Key, String>, peer: &BlindPeer, store: &Corestore) {
-        let restored = futures::stream::iter(list.clone())
-            .map(|(key, spec)| async move { self.restore_one(key, &spec, peer, store).await })
+    /// Fills the listed cores and has the blind peer keep them; gives what it keeps of the list. What fails is tried again at the
+    /// next start, and stays in the store's list until then: that the blind peer lacks it does not mean that it was deleted.
+    pub(super) async fn restore(
+        &self,
+        list: BTreeMap<Key, String>,
+        peer: &BlindPeer,
+        store: &Corestore,
+    ) -> BTreeMap<Key, String> {
+        let listed = list.len();
+        let done: Vec<_> = futures::stream::iter(list)
+            .map(|(key, spec)| async move {
+                let outcome = self.restore_one(key, &spec, peer, store).await;
+                (key, spec, outcome)
+            })
             .buffer_unordered(RESTORES)
-            .fold(0, async |restored, done| restored + usize::from(done))
+            .collect()
             .await;
-        if restored == list.len()
+        let restored = done
+            .iter()
+            .filter(|(.., outcome)| *outcome == Outcome::Filled)
+            .count();
+        if restored == listed
             && let Err(error) = std::fs::remove_file(&self.mark)
         {
             warn!(%error, "failed to note that the blind peer is restored");
         }
-        if !list.is_empty() {
-            info!(
-                restored,
-                listed = list.len(),
-                "restored what the blind peer keeps"
-            );
+        if listed > 0 {
+            info!(restored, listed, "restored what the blind peer keeps");
         }
+        let kept = done
+            .into_iter()
+            .filter(|(.., outcome)| *outcome != Outcome::Failed);
+        kept.map(|(key, spec, _)| (key, spec)).collect()
     }
 
-    async fn restore_one(&self, key: Key, spec: &str, peer: &BlindPeer, store: &Corestore) -> bool {
+    async fn restore_one(&self, key: Key, spec: &str, peer: &BlindPeer, store: &Corestore) -> Outcome {
         let Some((owner, record)) = read(key, spec) else {
             warn!(core = %short(&key), "what was kept of a core can't be read");
-            return false;
+            return Outcome::Failed;
         };
         // Open until the blind peer has opened it.
         let opened = match self.backup.open_core(store, key).await {
             Ok(opened) => opened,
             Err(error) => {
                 warn!(core = %short(&key), %error, "failed to open a core to be restored");
-                return false;
+                return Outcome::Failed;
             }
         };
         let is_filled = match opened.restored {
@@ -200,9 +225,9 @@ impl Safekeeping {
         }
         if let Err(error) = peer.restore(owner, record).await {
             warn!(core = %short(&key), %error, "the core is restored and not kept");
-            return false;
+            return Outcome::Failed;
         }
-        is_filled
+        if is_filled { Outcome::Filled } else { Outcome::Kept }
     }
 
     /// Keeps the store's list true, from what it is known to be.
