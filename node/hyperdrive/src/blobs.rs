@@ -298,7 +298,7 @@ impl<B: Blocks> Blobs<B> {
         }
         match &reader.run {
             Run::Plain { next, .. } => {
-                let (last, _) = self.locate(pointer, part.end - 1).await?;
+                let (last, _) = self.locate_held(pointer, part.end - 1).await?;
                 Ok(std::iter::once(*next..last + 1).collect())
             }
             Run::Mapped { map, next } => {
@@ -318,11 +318,16 @@ impl<B: Blocks> Blobs<B> {
         }
     }
 
-    /// The block that holds byte `at` of a plain blob, and the byte's place in it.
+    /// Where reading a plain blob from byte `at` starts: a block, and the place in it. For byte 0 no search is needed.
     async fn locate(&self, pointer: &BlobPointer, at: u64) -> Result<(u64, u64), BlobError> {
         if at == 0 {
             return Ok((pointer.block_offset, 0));
         }
+        self.locate_held(pointer, at).await
+    }
+
+    /// As [`Self::locate`], for byte 0 too: the first block may be empty, and byte 0 in a later one.
+    async fn locate_held(&self, pointer: &BlobPointer, at: u64) -> Result<(u64, u64), BlobError> {
         if pointer.block_length == 1 {
             return Ok((pointer.block_offset, at));
         }

@@ -353,6 +353,7 @@ impl Actor {
             }
             Command::Suspend(done) => {
                 self.suspend().await;
+                self.publish();
                 let _ = done.send(());
             }
             Command::Resume(done) => {
@@ -578,6 +579,8 @@ impl Actor {
             watched.closed().await;
             number
         }));
+        // Before it is given out: whoever takes it finds it counted.
+        self.publish();
         if self.connections.try_send(connection).is_err() {
             tracing::warn!(peer = %short(&public_key), "connection dropped: nobody takes connections fast enough");
             control.destroy();
