@@ -1,7 +1,7 @@
 // A JavaScript DHT peer in a network namespace, under remote control: one JSON command per line on stdin, one JSON answer per
 // line on stdout, in any order. Every command has a DHT node of its own. The process ends when stdin closes.
-const readline = require('readline')
 const DHT = require('hyperdht')
+const takeCommands = require('../commands')
 
 const nodes = new Map()
 let nextHandle = 1
@@ -74,19 +74,4 @@ const commands = {
   }
 }
 
-process.on('uncaughtException', (err) => {
-  process.stderr.write('uncaught: ' + err.stack + '\n')
-})
-
-const lines = readline.createInterface({ input: process.stdin })
-lines.on('line', async (line) => {
-  const request = JSON.parse(line)
-  let answer
-  try {
-    answer = await commands[request.cmd](request)
-  } catch (err) {
-    answer = { error: err.stack || String(err) }
-  }
-  process.stdout.write(JSON.stringify({ id: request.id, ...answer }) + '\n')
-})
-lines.on('close', () => process.exit(0))
+takeCommands(commands)
