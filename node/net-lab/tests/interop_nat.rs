@@ -1,7 +1,8 @@
 //! The matrix of NATs: every kind of client to every kind of server, JavaScript (hyperdht 6.34.0) and ours, in network namespaces.
 //!
 //! JavaScript to JavaScript is measured in the same run: where it connects directly, every other pair must; where it can't,
-//! our blind relay must connect all of them within 5 s, also where swarms meet under a topic and know that relay. Needs root, `ip`, `nft`, Node.js and `npm ci` in `interop/dht`.
+//! our blind relay must connect all of them within 5 s. Swarms that know that relay must meet there under a topic, behind symmetric NATs
+//! within 5 s as well. Needs root, `ip`, `nft`, Node.js and `npm ci` in `interop/dht`.
 //! `CUMULET_INTEROP_ROUNDS` says how often.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
@@ -267,10 +268,13 @@ async fn where_javascript_connects_so_do_we_and_elsewhere_our_relay_does_within_
                 &format!("round {round}: {name}, {} s", begun.elapsed().as_secs()),
                 &met,
             );
-            // JavaScript's own swarms are here to be compared with.
+            // Swarms punch first, as JavaScript's do: on the campus that takes long. Those are here to be compared with.
             let judged = |cell: &Cell| how == How::Relay || cell.makers != (Maker::Js, Maker::Js);
             let late = met.iter().filter(|(cell, result)| {
-                let in_time = |came: &Came| came.ms <= RELAYED.as_millis() as u64;
+                let in_time = |came: &Came| {
+                    let is_slow = how == How::Swarm && cell.client.is_none();
+                    is_slow || came.ms <= RELAYED.as_millis() as u64
+                };
                 judged(cell) && !result.as_ref().is_ok_and(in_time)
             });
             wrong.extend(late.map(|(cell, result)| format!("round {round}: {cell:?} {name}: {result:?}")));
