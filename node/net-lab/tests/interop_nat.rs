@@ -201,6 +201,21 @@ fn print(title: &str, results: &BTreeMap<Cell, Result<Came, String>>) {
     eprintln!("{text}");
 }
 
+/// Whether a connection with the relay came as it must. Swarms punch first, as JavaScript's do: on the campus that takes long. Those
+/// of JavaScript alone are here to be compared with.
+fn is_right(how: How, cell: Cell, result: &Result<Came, String>) -> bool {
+    if how == How::Swarm && cell.makers == (Maker::Js, Maker::Js) {
+        return true;
+    }
+    let may_take = if how == How::Swarm && cell.client.is_none() {
+        DIRECT
+    } else {
+        RELAYED
+    };
+    let in_time = |came: &Came| came.ms <= may_take.as_millis() as u64;
+    result.as_ref().is_ok_and(in_time)
+}
+
 fn rounds() -> usize {
     let asked = std::env::var("CUMULET_INTEROP_ROUNDS");
     asked.ok().and_then(|text| text.parse().ok()).unwrap_or(1)
@@ -268,15 +283,7 @@ async fn where_javascript_connects_so_do_we_and_elsewhere_our_relay_does_within_
                 &format!("round {round}: {name}, {} s", begun.elapsed().as_secs()),
                 &met,
             );
-            // Swarms punch first, as JavaScript's do: on the campus that takes long. Those are here to be compared with.
-            let judged = |cell: &Cell| how == How::Relay || cell.makers != (Maker::Js, Maker::Js);
-            let late = met.iter().filter(|(cell, result)| {
-                let in_time = |came: &Came| {
-                    let is_slow = how == How::Swarm && cell.client.is_none();
-                    is_slow || came.ms <= RELAYED.as_millis() as u64
-                };
-                judged(cell) && !result.as_ref().is_ok_and(in_time)
-            });
+            let late = met.iter().filter(|(cell, result)| !is_right(how, **cell, result));
             wrong.extend(late.map(|(cell, result)| format!("round {round}: {cell:?} {name}: {result:?}")));
         }
         let symmetric = Some(Nat::Symmetric);
