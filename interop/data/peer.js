@@ -384,7 +384,7 @@ const commands = {
   }
 }
 
-Object.assign(commands, require('./replication')(cores, until))
+Object.assign(commands, require('./replication')(cores, until, block))
 
 async function main() {
   for await (const line of readline.createInterface({ input: process.stdin })) {
