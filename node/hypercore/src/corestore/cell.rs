@@ -136,10 +136,15 @@ impl Cell {
         self.stats.peers = self.links.len();
     }
 
-    pub(crate) fn wait_for_block(&mut self, index: u64, now: Instant) -> oneshot::Receiver<()> {
+    /// Waits for a block, also in a core that asks for nothing if it is `forced`.
+    pub(crate) fn wait_for_block(&mut self, index: u64, forced: bool, now: Instant) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         self.waiters.entry(index).or_default().push(sender);
-        self.replicator.want_block(index, &mut self.replica, now);
+        if forced {
+            self.replicator.force_block(index, &mut self.replica, now);
+        } else {
+            self.replicator.want_block(index, &mut self.replica, now);
+        }
         receiver
     }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are tests
 
 mod peer;
+mod pushing;
 mod reading;
 mod serving;
 mod signing;
