@@ -32,6 +32,8 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(4);
 /// All topics are looked up this often, by each side: JavaScript bounds what a node asks at a time, and lookups wait six seconds
 /// for dead nodes.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(2);
+/// A lookup that takes longer counts as not answered; the JavaScript side has the same bound.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Of the JavaScript announcer's key pair.
 const JS_SEED: u8 = 9;
 /// Topics of each announcer.
@@ -220,17 +222,21 @@ async fn ask_ours(
             let dht = dht.clone();
             lookups.spawn(async move {
                 let begun = Instant::now();
-                let peers = dht.lookup(topic).await;
-                (begun - start, begun.elapsed(), key, peers)
+                let looked_up = tokio::time::timeout(PATIENCE, dht.lookup(topic)).await;
+                let peers = looked_up.map_err(|_| "no answer in time".to_owned());
+                let peers = peers.and_then(|peers| peers.map_err(|error| error.to_string()));
+                (begun - start, begun.elapsed(), (topic, key), peers)
             });
         }
         tokio::time::sleep(LOOK_UP_EVERY).await;
     }
     let mut tally = Tally::default();
-    for (begun, took, key, peers) in lookups.join_all().await {
+    for (begun, took, (topic, key), peers) in lookups.join_all().await {
         let answer = peers.as_deref().ok();
         if !tally.lookups.count(took, answer, |peer| peer.public_key == key) {
-            tally.failed.push(format!("{begun:?}: {peers:?}"));
+            tally
+                .failed
+                .push(format!("{begun:?}: {}: {peers:?}", hex::encode(topic)));
         }
     }
     assert!(tasks.try_join_next().is_none(), "an announcement failed");

@@ -21,6 +21,8 @@ use crate::impairment::mix;
 
 /// A peer looks its topic up this often: far more often than apps do, so that a short run has answers to count.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(10);
+/// A lookup that takes longer counts as not answered.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes read from a connection at a time: peers say little.
 const READ: usize = 2_048;
 
@@ -178,7 +180,8 @@ impl Life {
                     let (dht, topic) = (peer.dht.clone(), self.behaviour.topic);
                     asking.spawn(async move {
                         let begun = Instant::now();
-                        (dht.lookup(topic).await.ok(), begun.elapsed())
+                        let answer = tokio::time::timeout(PATIENCE, dht.lookup(topic)).await;
+                        (answer.ok().and_then(Result::ok), begun.elapsed())
                     });
                 }
                 Some(ended) = asking.join_next(), if !asking.is_empty() => {
