@@ -66,6 +66,25 @@ module.exports = function replication(cores, until, block) {
       return { held: last }
     },
 
+    // A snapshot of a core, under a name of its own.
+    async snapshot({ name, as }) {
+      const snapshot = cores.get(name).snapshot()
+      await snapshot.ready()
+      cores.set(as, snapshot)
+      return {}
+    },
+
+    // What is held of a core or snapshot, at some places and where a byte lies.
+    async peek({ name, indexes, bytes }) {
+      const core = cores.get(name)
+      const blocks = []
+      for (const index of indexes) {
+        const value = await core.get(index, { wait: false })
+        blocks.push(value && b4a.toString(value, 'hex'))
+      }
+      return { length: core.length, blocks, seek: await core.seek(bytes, { wait: false }) }
+    },
+
     // A block that is asked for although the core asks for nothing.
     async getForced({ name, index }) {
       return { size: (await cores.get(name).get(index, { force: true, timeout: 30000 })).byteLength }

@@ -480,7 +480,7 @@ impl std::fmt::Debug for CoreHandle {
     }
 }
 
-fn failed(index: u64, source: impl std::error::Error + Send + Sync + 'static) -> BlocksError {
+pub(super) fn failed(index: u64, source: impl std::error::Error + Send + Sync + 'static) -> BlocksError {
     BlocksError::Failed {
         index,
         source: Box::new(source),

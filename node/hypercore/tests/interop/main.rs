@@ -8,4 +8,5 @@ mod pushing;
 mod reading;
 mod serving;
 mod signing;
+mod snapshots;
 mod unasked;

@@ -325,10 +325,13 @@ impl DiskStorage {
         }
     }
 
-    /// Removes the files of segments whose dropping is durable, unless they are needed again. What cannot be removed now
+    /// Removes the files of segments whose dropping is durable, unless they are needed again or still read. What cannot be removed now
     /// is a stray for the next opening.
     pub(super) fn remove_dropped(&mut self, dropped: &[Sealed], hollowed: &[Sealed]) {
         for sealed in dropped {
+            if self.readers.read(sealed) {
+                continue;
+            }
             if let Some(at) = self.index.dropped.iter().position(|gone| gone == sealed) {
                 self.index.dropped.swap_remove(at);
                 let _ = self.files.remove(&self.segment_path(sealed));
