@@ -326,7 +326,7 @@ impl Rpc {
     fn on_wakeup(&mut self) {
         // Everything looks old now; pings follow in two ticks, a refresh in the next.
         self.tick += 2 * OLD_NODE;
-        self.tick += 8 - (self.tick & 7) - 2;
+        self.tick = self.tick + 6 - (self.tick & 7);
         self.stable_in = STABLE_TICKS.max(MORE_STABLE_TICKS);
         self.refresh_in = 1;
         self.last_host = None;

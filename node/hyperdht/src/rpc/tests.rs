@@ -7,6 +7,8 @@ use super::message::{Message, decode};
 use super::nat::NatSampler;
 use super::table::{Inserted, K, Node, Table};
 use super::token::{ROTATION, Tokens};
+use super::{OLD_NODE, Rpc, RpcConfig, SLEEPING, TICK};
+use crate::Entropy;
 use crate::address::{match_local, node_id};
 use crate::recorded::{address, bytes, cases, fixed};
 
@@ -127,5 +129,23 @@ fn local_addresses_match_as_in_js() {
             case["match"].is_object().then(|| address(&case["match"])),
             "{case}"
         );
+    }
+}
+
+#[test]
+fn a_node_that_slept_pings_in_two_ticks_whichever_tick_it_was() {
+    let now = Instant::now();
+    for tick in 1..=16 {
+        let config = RpcConfig {
+            server_port: 1,
+            firewalled: None,
+            ephemeral: None,
+            public_address: None,
+        };
+        let mut rpc = Rpc::new(config, Entropy::new(|target| target.fill(7)), now);
+        rpc.tick = tick;
+        rpc.on_tick(now + TICK + 2 * SLEEPING);
+        assert_eq!(rpc.tick % 8, 6, "from {tick}");
+        assert!(rpc.tick + 1 >= tick + 2 * OLD_NODE);
     }
 }
