@@ -86,9 +86,13 @@ const PATIENCE = Number(process.env.CUMULET_PATIENCE_MS || 60000)
 
 async function until(condition, what) {
   const end = Date.now() + PATIENCE
-  while (!(await condition())) {
-    if (Date.now() > end) throw new Error('timed out: ' + what)
-    await new Promise((resolve) => setTimeout(resolve, 10))
+  while (true) {
+    const asked = Date.now()
+    if (await condition()) return
+    if (asked > end) throw new Error('timed out: ' + what)
+    // Counting a hundred thousand blocks takes a while; what is waited for shares the process and needs most of its time.
+    const pause = Math.max(10, 10 * (Date.now() - asked))
+    await new Promise((resolve) => setTimeout(resolve, pause))
   }
 }
 
@@ -384,7 +388,7 @@ const commands = {
   }
 }
 
-Object.assign(commands, require('./replication')(cores, until))
+Object.assign(commands, require('./replication')(cores, until, block))
 
 async function main() {
   for await (const line of readline.createInterface({ input: process.stdin })) {

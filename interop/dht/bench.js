@@ -2,6 +2,8 @@
 //   node bench.js serve BOOTSTRAP          an echo server: prints its public key, then, for every line on stdin, {"open", "rss"}
 //   node bench.js connect BOOTSTRAP KEY N  N connections, one after the other: prints {"seconds": [...], "cpu"}
 //   node bench.js hold BOOTSTRAP KEY N     N connections, kept: prints {"open"} when all are there
+//   node bench.js crowd BOOTSTRAP KEY N    N connections with fresh key pairs, 16 at once: prints {"seconds": [...], "elapsed"}
+//   node bench.js lookups BOOTSTRAP KEY N  N lookups of the server's announcement, 16 at once: prints the same
 const { readFileSync } = require('fs')
 const readline = require('readline')
 const DHT = require('hyperdht')
@@ -10,6 +12,8 @@ const [mode, bootstrap, key, count] = process.argv.slice(2)
 const HOST = '127.0.0.1'
 // So that nobody's ration of handshakes is the measure.
 const PAUSE = 10
+
+const AT_ONCE = 16
 
 const say = (value) => process.stdout.write(JSON.stringify(value) + '\n')
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
@@ -27,6 +31,28 @@ function open (node) {
     socket.on('open', () => socket.write(Buffer.from('hello')))
     socket.once('data', () => resolve(socket))
   })
+}
+
+async function lookup (node) {
+  let peers = 0
+  for await (const answer of node.lookup(DHT.hash(Buffer.from(key, 'hex')))) peers += answer.peers.length
+  if (peers === 0) throw new Error('the announcement of the server was not found')
+}
+
+async function crowd (node) {
+  const seconds = []
+  let left = Number(count)
+  const begun = process.hrtime.bigint()
+  const work = async () => {
+    while (left-- > 0) {
+      const started = process.hrtime.bigint()
+      const socket = mode === 'crowd' ? await open(node) : await lookup(node)
+      seconds.push(Number(process.hrtime.bigint() - started) / 1e9)
+      if (socket) socket.destroy()
+    }
+  }
+  await Promise.all(Array.from({ length: AT_ONCE }, work))
+  say({ seconds, elapsed: Number(process.hrtime.bigint() - begun) / 1e9 })
 }
 
 async function main () {
@@ -51,6 +77,7 @@ async function main () {
   }
   process.stdin.resume()
   process.stdin.on('end', () => process.exit(0))
+  if (mode === 'crowd' || mode === 'lookups') return crowd(node)
   const before = process.cpuUsage()
   const seconds = []
   const held = []

@@ -1,7 +1,9 @@
 // A JavaScript DHT peer in a network namespace, under remote control: one JSON command per line on stdin, one JSON answer per
-// line on stdout, in any order. Every command has a DHT node of its own. The process ends when stdin closes.
-const readline = require('readline')
+// line on stdout, in any order. Every command has a DHT node of its own; with a topic it has a swarm, and the two meet under that.
+// The process ends when stdin closes.
 const DHT = require('hyperdht')
+const Hyperswarm = require('hyperswarm')
+const takeCommands = require('../commands')
 
 const nodes = new Map()
 let nextHandle = 1
@@ -19,6 +21,16 @@ async function createNode ({ bootstrap }) {
   const node = new DHT({ bootstrap: bootstrap.map(parse) })
   await node.fullyBootstrapped()
   return node
+}
+
+function echo (socket) {
+  socket.on('error', () => {})
+  socket.on('data', (data) => socket.write(data))
+  socket.on('end', () => socket.end())
+}
+
+function createSwarm (dht, { relay }) {
+  return new Hyperswarm({ dht, relayThrough: key(relay) })
 }
 
 // Connects and waits for the echo of one message.
@@ -43,22 +55,51 @@ function once (node, publicKey, opts, timeout) {
   })
 }
 
+// Looks for the server under a topic, and waits for the echo of one message.
+function meet (swarm, topic, publicKey, timeout) {
+  return new Promise((resolve) => {
+    const start = Date.now()
+    const timer = setTimeout(() => done('no echo in ' + timeout + ' ms'), timeout)
+    function done (error, from) {
+      clearTimeout(timer)
+      resolve({ failed: error, ms: Date.now() - start, from })
+    }
+    swarm.on('connection', (socket) => {
+      // The swarm dials again.
+      socket.on('error', () => {})
+      if (!socket.remotePublicKey.equals(publicKey)) return
+      socket.on('data', (data) => done(data.toString() === 'hello' ? null : 'wrong echo', socket.rawStream.remoteHost))
+      socket.write(Buffer.from('hello'))
+    })
+    swarm.join(topic, { server: false, client: true })
+  })
+}
+
 const commands = {
   async listen (args) {
     const node = await createNode(args)
-    const server = node.createServer({ relayThrough: key(args.relay) }, (socket) => {
-      socket.on('error', () => {})
-      socket.on('data', (data) => socket.write(data))
-      socket.on('end', () => socket.end())
-    })
-    await server.listen()
     const handle = nextHandle++
+    if (args.topic) {
+      const swarm = createSwarm(node, args)
+      swarm.on('connection', echo)
+      await swarm.join(key(args.topic), { server: true, client: false }).flushed()
+      nodes.set(handle, swarm)
+      return { handle, publicKey: swarm.keyPair.publicKey.toString('hex'), firewalled: node.firewalled }
+    }
+    const server = node.createServer({ relayThrough: key(args.relay) }, echo)
+    await server.listen()
     nodes.set(handle, node)
     return { handle, publicKey: server.publicKey.toString('hex'), firewalled: node.firewalled }
   },
 
   async connect (args) {
     const node = await createNode(args)
+    if (args.topic) {
+      const swarm = createSwarm(node, args)
+      const result = await meet(swarm, key(args.topic), key(args.publicKey), args.timeout)
+      await swarm.destroy()
+      return result
+    }
     const opts = { keyPair: DHT.keyPair(), relayThrough: key(args.relay) }
     const result = await once(node, key(args.publicKey), opts, args.timeout)
     const firewalled = node.firewalled
@@ -74,19 +115,4 @@ const commands = {
   }
 }
 
-process.on('uncaughtException', (err) => {
-  process.stderr.write('uncaught: ' + err.stack + '\n')
-})
-
-const lines = readline.createInterface({ input: process.stdin })
-lines.on('line', async (line) => {
-  const request = JSON.parse(line)
-  let answer
-  try {
-    answer = await commands[request.cmd](request)
-  } catch (err) {
-    answer = { error: err.stack || String(err) }
-  }
-  process.stdout.write(JSON.stringify({ id: request.id, ...answer }) + '\n')
-})
-lines.on('close', () => process.exit(0))
+takeCommands(commands)

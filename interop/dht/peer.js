@@ -1,13 +1,15 @@
 // A JavaScript peer under remote control: one JSON command per line on stdin, one JSON answer per line on stdout.
 // Everything binds to 127.0.0.1. The process ends when stdin closes.
 const net = require('net')
-const readline = require('readline')
 const SecretStream = require('@hyperswarm/secret-stream')
 const DHT = require('hyperdht')
 const Hyperswarm = require('hyperswarm')
 const createTestnet = require('hyperdht/testnet')
+const takeCommands = require('../commands')
 
 const HOST = '127.0.0.1'
+// Longer than any lookup takes while some nodes are dead, milliseconds.
+const PATIENCE = 30000
 const closables = new Map()
 let nextHandle = 1
 
@@ -62,6 +64,16 @@ function once (node, publicKey, opts, timeout) {
     socket.on('open', () => socket.write(Buffer.from('hello')))
     socket.on('data', (data) => done(data.toString() === 'hello' ? null : 'wrong echo'))
   })
+}
+
+// Whether it is done in time; it may fail. Otherwise its queries are ended.
+async function inTime (work, queries) {
+  let timer
+  const late = new Promise((resolve) => { timer = setTimeout(resolve, PATIENCE, true) })
+  const isLate = await Promise.race([work.then(() => false, () => false), late])
+  clearTimeout(timer)
+  if (isLate) for (const query of queries) query.destroy()
+  return !isLate
 }
 
 const commands = {
@@ -130,7 +142,7 @@ const commands = {
   },
 
   // For so many seconds: announces `topics` with the key pair of `seed` every `announceEvery` ms, and looks up every pair of a
-  // topic and a key in `wanted` every `lookUpEvery` ms, without waiting for the lookups before.
+  // topic and a key in `wanted` every `lookUpEvery` ms, without waiting for the lookups before. None of them is waited for longer than PATIENCE.
   async ask ({ node: handle, topics, seed: number, wanted, seconds, announceEvery, lookUpEvery }) {
     const node = closables.get(handle).node
     const keyPair = DHT.keyPair(seed(number))
@@ -141,7 +153,8 @@ const commands = {
 
     async function announce () {
       while (!over()) {
-        await Promise.allSettled(topics.map((topic) => node.announce(Buffer.from(topic, 'hex'), keyPair, []).finished()))
+        const queries = topics.map((topic) => node.announce(Buffer.from(topic, 'hex'), keyPair, []))
+        await inTime(Promise.allSettled(queries.map((query) => query.finished())), queries)
         await pause(announceEvery)
       }
     }
@@ -149,14 +162,18 @@ const commands = {
     async function lookUp (topic, key) {
       const begun = Date.now()
       const keys = new Set()
-      try {
-        for await (const data of node.lookup(Buffer.from(topic, 'hex'))) {
+      const query = node.lookup(Buffer.from(topic, 'hex'))
+      async function collect () {
+        for await (const data of query) {
           for (const peer of data.peers) keys.add(peer.publicKey.toString('hex'))
         }
-      } catch {}
+      }
+      const answered = await inTime(collect(), [query])
       result.asked++
       result.longest = Math.max(result.longest, Date.now() - begun)
-      if (!keys.has(key)) result.failed.push((begun - start) + ' ms: ' + [...keys])
+      if (answered && keys.has(key)) return
+      const what = answered ? 'found ' + [...keys] : 'no answer in ' + PATIENCE + ' ms'
+      result.failed.push((begun - start) + ' ms: ' + topic + ': ' + what)
     }
 
     const lookups = []
@@ -298,19 +315,4 @@ const commands = {
   }
 }
 
-process.on('uncaughtException', (err) => {
-  process.stderr.write('uncaught: ' + err.stack + '\n')
-})
-
-const lines = readline.createInterface({ input: process.stdin })
-lines.on('line', async (line) => {
-  const request = JSON.parse(line)
-  let answer
-  try {
-    answer = await commands[request.cmd](request)
-  } catch (err) {
-    answer = { error: err.stack || String(err) }
-  }
-  process.stdout.write(JSON.stringify({ id: request.id, ...answer }) + '\n')
-})
-lines.on('close', () => process.exit(0))
+takeCommands(commands)

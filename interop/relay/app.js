@@ -3,7 +3,6 @@
 const fs = require('fs')
 const os = require('os')
 const path = require('path')
-const readline = require('readline')
 const Autobase = require('autobase')
 const BlindPeering = require('blind-peering')
 const { AddCoreEncoding, DeleteCoreEncoding } = require('blind-peer-encodings')
@@ -14,6 +13,7 @@ const Hyperswarm = require('hyperswarm')
 const ProtomuxRPC = require('protomux-rpc')
 const Wakeup = require('protomux-wakeup')
 const createTestnet = require('hyperdht/testnet')
+const takeCommands = require('../commands')
 
 const HOST = '127.0.0.1'
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'cumulet-app-'))
@@ -198,19 +198,4 @@ const commands = {
 }
 
 process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }))
-process.on('uncaughtException', (err) => {
-  process.stderr.write('uncaught: ' + err.stack + '\n')
-})
-
-const lines = readline.createInterface({ input: process.stdin })
-lines.on('line', async (line) => {
-  const request = JSON.parse(line)
-  let answer
-  try {
-    answer = await commands[request.cmd](request)
-  } catch (err) {
-    answer = { error: err.stack || String(err) }
-  }
-  process.stdout.write(JSON.stringify({ id: request.id, ...answer }) + '\n')
-})
-lines.on('close', () => process.exit(0))
+takeCommands(commands)

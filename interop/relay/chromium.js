@@ -2,10 +2,10 @@
 // process, and the browser with it, ends when stdin closes. `CUMULET_CHROMIUM` names the program.
 const http = require('http')
 const path = require('path')
-const readline = require('readline')
 const esbuild = require('esbuild')
 const crypto = require('hypercore-crypto')
 const puppeteer = require('puppeteer-core')
+const takeCommands = require('../commands')
 
 const HOST = '127.0.0.1'
 const HTML = '<!doctype html><meta charset="utf-8"><title>cumulet</title><script src="/page.js"></script>'
@@ -70,18 +70,6 @@ const commands = {
   }
 }
 
-const lines = readline.createInterface({ input: process.stdin })
-lines.on('line', async (line) => {
-  const request = JSON.parse(line)
-  let answer
-  try {
-    answer = await commands[request.cmd](request)
-  } catch (err) {
-    answer = { error: err.stack || String(err) }
-  }
-  process.stdout.write(JSON.stringify({ id: request.id, ...answer }) + '\n')
-})
-lines.on('close', async () => {
+takeCommands(commands, async () => {
   if (opened) await opened.then(({ browser }) => browser.close()).catch(() => {})
-  process.exit(0)
 })

@@ -3,7 +3,6 @@
 const fs = require('fs')
 const os = require('os')
 const path = require('path')
-const readline = require('readline')
 const RelayedDHT = require('@hyperswarm/dht-relay')
 const SocketStream = require('@hyperswarm/dht-relay/ws')
 const Corestore = require('corestore')
@@ -11,6 +10,7 @@ const DHT = require('hyperdht')
 const Hyperswarm = require('hyperswarm')
 const createTestnet = require('hyperdht/testnet')
 const WebSocket = require('ws')
+const takeCommands = require('../commands')
 
 const HOST = '127.0.0.1'
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'cumulet-page-'))
@@ -129,19 +129,4 @@ const commands = {
 }
 
 process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }))
-process.on('uncaughtException', (err) => {
-  process.stderr.write('uncaught: ' + err.stack + '\n')
-})
-
-const lines = readline.createInterface({ input: process.stdin })
-lines.on('line', async (line) => {
-  const request = JSON.parse(line)
-  let answer
-  try {
-    answer = await commands[request.cmd](request)
-  } catch (err) {
-    answer = { error: err.stack || String(err) }
-  }
-  process.stdout.write(JSON.stringify({ id: request.id, ...answer }) + '\n')
-})
-lines.on('close', () => process.exit(0))
+takeCommands(commands)

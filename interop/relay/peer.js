@@ -1,10 +1,10 @@
 // A JavaScript blind relay, server or client under remote control: one JSON command per line on stdin, one JSON answer per
 // line on stdout. Everything binds to 127.0.0.1. The process ends when stdin closes.
-const readline = require('readline')
 const DHT = require('hyperdht')
 const blind = require('blind-relay')
 const Holepuncher = require('hyperdht/lib/holepuncher')
 const createTestnet = require('hyperdht/testnet')
+const takeCommands = require('../commands')
 
 const HOST = '127.0.0.1'
 // As over a long way, where a relay is faster than a punch, milliseconds.
@@ -155,19 +155,4 @@ const commands = {
   }
 }
 
-process.on('uncaughtException', (err) => {
-  process.stderr.write('uncaught: ' + err.stack + '\n')
-})
-
-const lines = readline.createInterface({ input: process.stdin })
-lines.on('line', async (line) => {
-  const request = JSON.parse(line)
-  let answer
-  try {
-    answer = await commands[request.cmd](request)
-  } catch (err) {
-    answer = { error: err.stack || String(err) }
-  }
-  process.stdout.write(JSON.stringify({ id: request.id, ...answer }) + '\n')
-})
-lines.on('close', () => process.exit(0))
+takeCommands(commands)

@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
     /// How often each row is measured.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Only rows whose name contains this, or any of several with | between.
     #[arg(long, value_name = "PATTERN")]

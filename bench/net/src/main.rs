@@ -1,13 +1,15 @@
-//! Measures UDX streams and DHT connections beside the JavaScript packages (`udx-native`, `hyperdht`).
+//! Measures UDX streams, DHT connections and blind relays beside the JavaScript packages (`udx-native`, `hyperdht`, `blind-relay`).
 //!
 //! `compare` runs the rows in rounds, ours and JavaScript's taking turns, each measured program in a process of its own; `side` is
-//! one of ours, with the arguments and the output of `interop/udx/bench.js` and `interop/dht/bench.js`.
+//! one of ours, with the arguments and the output of `bench.js` in `interop/udx`, `interop/dht` and `interop/relay`.
 //!
 //! It installs and builds nothing: `cargo xtask bench net` does that.
 
 mod compare;
+mod crowd;
 mod path;
 mod process;
+mod relaying;
 mod rows;
 mod side;
 

@@ -16,7 +16,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-const CHUNK: usize = 64 * 1024;
+use crate::crowd::{self, Work};
+use crate::relaying;
+
+pub(crate) const CHUNK: usize = 64 * 1024;
 /// Both sides' stream.
 const ID: u32 = 2;
 /// Between connections, so that nobody's ration of handshakes is the measure.
@@ -43,17 +46,35 @@ pub(crate) enum Task {
     Connect(Clients),
     /// Connect, and stay.
     Hold(Clients),
+    /// Connect, many at once.
+    Crowd(Clients),
+    /// Look the server's announcement up, many at once.
+    Lookups(Clients),
+    /// Be a blind relay.
+    Relay {
+        /// A DHT node.
+        bootstrap: String,
+    },
+    /// Link pairs of streams at a blind relay.
+    Links(Clients),
 }
 
 /// Connections to open.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Clients {
     /// A DHT node.
-    bootstrap: String,
+    pub(crate) bootstrap: String,
     /// The server's public key.
     key: String,
     /// How many.
-    count: usize,
+    pub(crate) count: usize,
+}
+
+impl Clients {
+    pub(crate) fn key(&self) -> Result<[u8; 32]> {
+        let key = hex::decode(&self.key)?;
+        key.try_into().map_err(|_| anyhow!("not a public key"))
+    }
 }
 
 pub(crate) async fn run(task: Task) -> Result<()> {
@@ -63,6 +84,10 @@ pub(crate) async fn run(task: Task) -> Result<()> {
         Task::Serve { bootstrap } => serve(bootstrap).await,
         Task::Connect(clients) => connect(clients, false).await,
         Task::Hold(clients) => connect(clients, true).await,
+        Task::Crowd(clients) => crowd::run(clients, Work::Connect).await,
+        Task::Lookups(clients) => crowd::run(clients, Work::LookUp).await,
+        Task::Relay { bootstrap } => relaying::serve(bootstrap).await,
+        Task::Links(clients) => relaying::clients(clients).await,
     }
 }
 
@@ -116,7 +141,7 @@ async fn send(port: u16, bytes: usize) -> Result<()> {
     Ok(())
 }
 
-async fn node(bootstrap: String) -> Result<Dht> {
+pub(crate) async fn node(bootstrap: String) -> Result<Dht> {
     let config = DhtConfig {
         bind: Ipv4Addr::LOCALHOST,
         bootstrap: vec![bootstrap],
@@ -129,7 +154,7 @@ async fn node(bootstrap: String) -> Result<Dht> {
     Ok(dht)
 }
 
-fn random<const N: usize>() -> Result<[u8; N]> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| anyhow!("failed to get random bytes: {error}"))?;
     Ok(bytes)
@@ -164,9 +189,8 @@ async fn serve(bootstrap: String) -> Result<()> {
 }
 
 async fn connect(clients: Clients, hold: bool) -> Result<()> {
+    let key = clients.key()?;
     let dht = node(clients.bootstrap).await?;
-    let key = hex::decode(&clients.key)?;
-    let key: [u8; 32] = key.try_into().map_err(|_| anyhow!("not a public key"))?;
     let (mut kept, mut seconds) = (Vec::new(), Vec::new());
     let before = processor_seconds()?;
     for _ in 0..clients.count {
@@ -188,19 +212,24 @@ async fn connect(clients: Clients, hold: bool) -> Result<()> {
             json!({ "seconds": seconds, "cpu": processor_seconds()? - before })
         );
     }
+    until_input_ends().await
+}
+
+/// Whoever started this program ends it.
+pub(crate) async fn until_input_ends() -> Result<()> {
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while lines.next_line().await?.is_some() {}
     Ok(())
 }
 
 /// A connection with its secret stream.
-struct Talk {
+pub(crate) struct Talk {
     stream: UdxStream,
     secret: SecretStream,
 }
 
 impl Talk {
-    fn new(connection: Connection) -> Self {
+    pub(crate) fn new(connection: Connection) -> Self {
         let seed = random().unwrap_or([7; 24]);
         Self {
             secret: SecretStream::from_handshake(connection.handshake, seed),
@@ -209,7 +238,7 @@ impl Talk {
     }
 
     /// Sends a message and waits for one.
-    async fn ask(&mut self) -> Result<()> {
+    pub(crate) async fn ask(&mut self) -> Result<()> {
         self.secret.send(b"hello")?;
         self.stream.write_all(&self.secret.take_output()).await?;
         loop {
@@ -255,7 +284,7 @@ impl Talk {
 }
 
 /// Resident memory, bytes.
-fn resident() -> Result<u64> {
+pub(crate) fn resident() -> Result<u64> {
     let text = std::fs::read_to_string("/proc/self/status")?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.split_whitespace().next());
@@ -263,7 +292,7 @@ fn resident() -> Result<u64> {
 }
 
 /// Processor time of this process so far, in hundredths of a second (Linux's clock tick).
-fn processor_seconds() -> Result<f64> {
+pub(crate) fn processor_seconds() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/self/stat")?;
     // The program's name, in parentheses, may hold anything; user and system time are the 12th and 13th field after it.
     let (_, fields) = text.rsplit_once(')').context("/proc/self/stat")?;

@@ -78,6 +78,8 @@ impl Output {
             (Unit::Bytes, Some(_)) => "{bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left {wide_msg}",
             (Unit::Bytes, None) => "{spinner} {bytes} {bytes_per_sec} {wide_msg}",
             (Unit::Blocks, Some(_)) => "{bar:30} {pos}/{len} blocks, {eta} left {wide_msg}",
+            (Unit::Peers, _) => "{bar:30} {pos}/{len} peers {wide_msg}",
+            (Unit::Seconds, _) => "{bar:30} {pos}/{len} s {wide_msg}",
             (Unit::Blocks, None) => "{spinner} {pos} blocks {wide_msg}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
@@ -93,6 +95,8 @@ impl Output {
 pub(crate) enum Unit {
     Bytes,
     Blocks,
+    Peers,
+    Seconds,
 }
 
 /// A reader that has seen enough (`| head`) closes the pipe: the command ends at once and quietly.

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use cumulet_net_lab::{Lab, Namespace, Services, Topology};
 use serde_json::{Value, json};
-use support::{User, until};
+use support::{User, interrupt, until};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_cumulet");
 
@@ -119,16 +119,182 @@ fn any_two_programs_are_run_and_their_connection_is_seen_in_the_packets() {
 }
 
 #[test]
+fn simulated_peers_find_each_other_connect_and_come_and_go() {
+    if !can_run() {
+        return;
+    }
+    let args = [
+        "lab",
+        "--topology",
+        "open:port-restricted",
+        "--peers",
+        "10",
+        "--peers-at",
+        "open:symmetric",
+        "--churn",
+        "10",
+        "--seconds",
+        "12",
+        "--seed",
+        "5",
+    ];
+    let (report, code, stderr) = net(&args);
+    assert_eq!((code, &report["seed"]), (0, &json!(5)), "{report} {stderr}");
+    assert!(stderr.contains("seed 5: 10 simulated peers are in"), "{stderr}");
+    let peers = &report["peers"];
+    let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{report}"));
+    // One of ten goes a second, for twelve seconds.
+    let (came, left) = (number(&peers["came"]), number(&peers["left"]));
+    assert!(left >= 5 && came > 10, "{peers}");
+    assert!((1..left).contains(&number(&peers["goodbyes"])), "{peers}");
+    assert_eq!(peers["failed"], 0);
+    let lookups = &peers["lookups"];
+    let [asked, answered, found] = ["asked", "answered", "found"].map(|name| number(&lookups[name]));
+    assert!(asked >= answered && answered >= found && found > 0, "{peers}");
+    let links = &peers["connections"];
+    assert!(
+        number(&links["dialled"]) > 0 && number(&links["accepted"]) > 0,
+        "{peers}"
+    );
+    // Nobody else joined the topic.
+    assert_eq!(links["withOthers"], 0, "{peers}");
+    let first = &peers["firstConnectionMs"];
+    let [min, median, p99] = ["min", "median", "p99"].map(|name| number(&first[name]));
+    assert!(min <= median && median <= p99, "{peers}");
+    assert!(number(&peers["carried"]["sent"]) > 0 && number(&peers["used"]["cpuMs"]) > 0);
+    // The two that are measured are there as ever.
+    assert_eq!(report["measured"]["bytes"], 65_536);
+    assert!(report["clientUsed"].is_null(), "{report}");
+}
+
+#[test]
+fn the_load_of_many_clients_is_on_the_program_that_announces_the_topic() {
+    if !can_run() {
+        return;
+    }
+    let (writer, reader) = (User::new(), User::new());
+    writer.ok(&["core", "create", "diary"]);
+    writer.ok_fed(&["core", "append", "diary"], b"dear");
+    let info = writer.json(&["core", "info", "diary"]);
+    let [key, topic] = ["key", "discoveryKey"].map(|name| info[name].as_str().unwrap());
+    let serve = format!("{PROGRAM} core serve diary --store {}", writer.store().display());
+    let read = format!("{PROGRAM} core cat {key} --store {}", reader.store().display());
+    let args = [
+        "lab",
+        "--topology",
+        "full-cone:open",
+        "--server",
+        &serve,
+        "--client",
+        &read,
+        "--peers",
+        "6",
+        "--peers-as",
+        "clients",
+        "--topic",
+        topic,
+        "--seconds",
+        "10",
+    ];
+    let (report, code, stderr) = net(&args);
+    assert_eq!(
+        (code, &report["connected"]),
+        (0, &json!(true)),
+        "{report} {stderr}"
+    );
+    assert!(stderr.contains("client: dear"), "{stderr}");
+    let links = &report["peers"]["connections"];
+    // Clients alone announce nothing, so all that they have is with the server.
+    assert!(links["dialled"].as_u64().unwrap() >= 6, "{report}");
+    assert_eq!(
+        (&links["accepted"], &links["withOthers"]),
+        (&json!(0), &links["dialled"]),
+        "{report}"
+    );
+    for side in ["clientUsed", "serverUsed"] {
+        assert!(
+            report[side]["rssBytes"].as_u64().unwrap() > 1 << 20,
+            "{side}: {report}"
+        );
+    }
+    assert!(
+        report["serverReceived"]["simulated"].as_u64().unwrap() > 0,
+        "{report}"
+    );
+}
+
+#[test]
+fn an_interrupted_run_leaves_no_namespace() {
+    if !can_run() {
+        return;
+    }
+    let args = [
+        "net",
+        "lab",
+        "--topology",
+        "open:open",
+        "--peers",
+        "4",
+        "--seconds",
+        "600",
+    ];
+    let mut child = Command::new(PROGRAM)
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let prefix = format!("{}{}n", cumulet_net_lab::PREFIX, child.id());
+    let namespaces = || {
+        let entries = std::fs::read_dir("/run/netns").unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(&prefix)).count()
+    };
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = said.next().unwrap().unwrap();
+    assert!(line.contains("4 simulated peers are in"), "{line}");
+    // The internet, two programs, and four open peers at one host.
+    assert_eq!(namespaces(), 4);
+    assert_eq!(interrupt(&mut child), Some(130));
+    assert_eq!(namespaces(), 0);
+}
+
+#[test]
 fn wrong_topologies_are_refused_and_all_kinds_are_listed() {
     let user = User::new();
     let said = user.fails(&["net", "lab", "--topology", "opne:open"], 2);
     assert!(said.contains("symmetric") && said.contains("hint: "), "{said}");
     let said = user.fails(&["net", "lab", "--topology", "open:open:open"], 2);
     assert!(said.contains("3 sites"), "{said}");
+    for (wrong, told) in [
+        (&["--peers", "0"][..], "1 to 2000"),
+        (&["--peers", "2001"], "1 to 2000"),
+        (
+            &["--peers", "4", "--peers-at", "udp-blocked"],
+            "behind udp-blocked",
+        ),
+        (&["--peers", "4", "--peers-at", "opne"], "no kind of network"),
+        (&["--peers", "4", "--topic", "abc"], "64 hex digits"),
+        (&["--peers", "4", "--churn", "0"], "--churn"),
+        (&["--churn", "4"], "--peers"),
+    ] {
+        let args = [&["net", "lab", "--topology", "open:open"], wrong].concat();
+        let said = user.fails(&args, 2);
+        assert!(said.contains(told), "{wrong:?}: {said}");
+    }
     let names: Vec<_> = user.lines(&["net", "lab", "--list"]);
     for kind in ["open", "campus", "udp-blocked", "satellite"] {
         assert!(names.iter().any(|line| line["name"] == kind), "{kind}");
     }
+}
+
+#[test]
+fn a_time_server_without_a_port_is_refused_before_anything_is_asked() {
+    let said = User::new().fails(&["net", "check", "--ntp", "pool.ntp.org"], 2);
+    assert!(
+        said.contains("--ntp") && said.contains("hint: pool.ntp.org:123"),
+        "{said}"
+    );
 }
 
 fn check(host: &Namespace, args: &[&str]) -> (Value, Output) {

@@ -22,7 +22,8 @@ pub enum BlocksError {
         /// What was asked for.
         index: u64,
     },
-    /// The core was truncated since the version that is read, and this block went with it.
+    /// The core was truncated since the version that is read, and this block went with it: it was not held then, or what was
+    /// kept of it was given up.
     #[error("block {index} of this version is gone: the core was truncated")]
     Replaced {
         /// What was asked for.

@@ -62,6 +62,23 @@ async fn read_part<B: Blocks>(
     blobs.read_part(pointer, part).await?.to_vec(1 << 20).await
 }
 
+#[test]
+fn byte_0_is_found_behind_empty_blocks() {
+    let core = MemoryBlocks::default();
+    for block in ["", "a", "b"] {
+        block_on(core.append(vec![Bytes::from(block)])).unwrap();
+    }
+    let pointer = BlobPointer {
+        block_length: 3,
+        byte_length: 2,
+        ..BlobPointer::default()
+    };
+    let blobs = Blobs::new(core);
+    assert_eq!(block_on(blobs.blocks_of(&pointer, 0..1)).unwrap(), [0..2]);
+    assert_eq!(block_on(blobs.blocks_of(&pointer, 1..2)).unwrap(), [2..3]);
+    assert_eq!(block_on(read_part(&blobs, &pointer, 0..1)).unwrap(), b"a");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 

@@ -460,6 +460,22 @@ impl Peers {
         self.collect(public_key);
     }
 
+    /// A dial failed because no relay was offered: it is repeated at once with one, and does not count as an attempt, as in JS.
+    pub(crate) fn failed_without_relay(&mut self, public_key: &[u8; 32], number: u64) {
+        let Some(peer) = self.known.get_mut(public_key) else {
+            return;
+        };
+        if peer.link != Link::Dialling(number) {
+            return;
+        }
+        peer.link = Link::None;
+        peer.was_server = false;
+        if peer.explicit || !peer.topics.is_empty() {
+            peer.enqueue();
+        }
+        self.collect(public_key);
+    }
+
     /// Dials under way are forgotten.
     pub(crate) fn suspend(&mut self) {
         for peer in self.known.values_mut() {

@@ -14,7 +14,7 @@
 //!   site, never by this crate's forwarding.
 //!
 //! [`Services`] runs what a network needs on public addresses of the lab: DHT nodes to join through, and a blind relay. [`probe`] has
-//! two programs to connect: an echo server and a client that measures.
+//! two programs to connect: an echo server and a client that measures. [`peers`] has many that come and go around them.
 //!
 //! Not here: IPv6 (the DHT has none), port mapping protocols (UPnP, NAT-PMP), NATs that rewrite payloads.
 
@@ -24,12 +24,14 @@ mod impairment;
 mod lab;
 mod namespace;
 mod parse;
+pub mod peers;
 mod plan;
 pub mod probe;
 mod rules;
 mod services;
 mod tools;
 mod topology;
+mod usage;
 
 pub use self::impairment::{Fate, Lane, Link};
 pub use self::lab::{Lab, LabError, Traffic};
@@ -38,7 +40,8 @@ pub use self::parse::{PRESETS, ParseError, Preset};
 pub use self::plan::{Plan, Step, Wire};
 pub use self::services::{Services, ServicesError};
 pub use self::tools::{Missing, missing};
-pub use self::topology::{Nat, SERVICES, Site, Topology};
+pub use self::topology::{Household, Nat, SERVICES, Site, Topology};
+pub use self::usage::{Carried, Usage};
 
 /// What the names of all namespaces begin with.
 pub const PREFIX: &str = "cumulab";

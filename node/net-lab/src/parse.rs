@@ -75,6 +75,9 @@ pub enum ParseError {
     /// Too many sites.
     #[error("failed to read topology: at most {} sites", MAX_SITES)]
     TooManySites,
+    /// Peers where no UDP gets through.
+    #[error("failed to read topology: there are no peers behind udp-blocked, for the DHT is UDP alone")]
+    NoUdp,
 }
 
 fn names() -> String {
@@ -111,6 +114,11 @@ impl Topology {
         }
         Ok(Self { sites, seed })
     }
+
+    /// Reads kinds of sites, separated by `:`, each with one host: for [`Topology::add_peers`].
+    pub fn parse_kinds(text: &str) -> Result<Vec<Site>, ParseError> {
+        text.split(':').map(site).collect()
+    }
 }
 
 fn site(text: &str) -> Result<Site, ParseError> {
@@ -127,7 +135,7 @@ fn site(text: &str) -> Result<Site, ParseError> {
         let preset = PRESETS.iter().find(|preset| preset.name == part);
         impair(&mut link, preset.map_or(part, |preset| preset.means))?;
     }
-    Ok(Site { nat, link, hosts: 1 })
+    Ok(Site::new(nat, link))
 }
 
 fn impair(link: &mut Link, text: &str) -> Result<(), ParseError> {

@@ -9,7 +9,7 @@
 
 use crate::PREFIX;
 use crate::rules;
-use crate::topology::{MAX_HOSTS, MAX_SITES, Nat, SERVICES, Topology};
+use crate::topology::{MAX_ADDRESSES, MAX_HOSTS, MAX_SITES, Nat, SERVICES, Topology};
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,6 +154,10 @@ impl Plan {
         let host = self.host(site, 0);
         self.namespace(&host, false);
         self.line(topology, site, (&host, "eth0"));
+        for index in 1..topology.sites[site].addresses.min(MAX_ADDRESSES) {
+            let address = Topology::address_of_open(site, index);
+            self.ip(&host, format!("address add {address}/24 dev eth0"));
+        }
         self.rules(&host, rules::host(topology, site));
     }
 

@@ -6,11 +6,11 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use cumulet_hyperdht::{
-    ConnectError, ConnectOptions, Connection, Dht, DhtConfig, ListenError, ListenOptions, SpawnError,
+    ConnectError, ConnectOptions, Dht, DhtConfig, ListenError, ListenOptions, SpawnError,
 };
+use cumulet_hyperswarm::{Connection, Join, Mode, Swarm, SwarmConfig, SwarmError, SwarmLimits, Transport};
 use cumulet_secret_stream::noise::KeyPair;
 use cumulet_secret_stream::{Event, SecretStream};
-use cumulet_udx::UdxStream;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
@@ -32,8 +32,11 @@ pub struct Joining {
     pub bootstrap: Vec<String>,
     /// Blind relays to offer, by public key.
     pub relays: Vec<[u8; 32]>,
-    /// Punch no holes.
+    /// Punch no holes. A swarm does in any case.
     pub never_punch: bool,
+    /// Meet under this topic, by a swarm that dials through `relays` where there is no other way, as the product does. Without it
+    /// the DHT node dials the server's key, and offers the relays at once.
+    pub topic: Option<[u8; 32]>,
 }
 
 /// What the dialling side saw.
@@ -69,6 +72,9 @@ pub enum ProbeError {
     /// No connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// No swarm.
+    #[error(transparent)]
+    Swarm(#[from] SwarmError),
     /// A connection that carries nothing.
     #[error("failed to exchange bytes over the connection")]
     Exchange(#[source] io::Error),
@@ -102,27 +108,64 @@ pub async fn serve(joining: Joining, ready: oneshot::Sender<[u8; 32]>) -> Result
     let _end = cancel.clone().drop_guard();
     let dht = node(&joining, &tasks, &cancel).await?;
     let key_pair = KeyPair::from_seed(random()?);
+    let public_key = *key_pair.public_key();
+    let mut echoes = Echoes(JoinSet::new());
+    if let Some(topic) = joining.topic {
+        let swarm = swarm(&dht, (key_pair, joining.relays), &tasks, &cancel)?;
+        let join = swarm.join(topic, Mode::SERVER).await?;
+        join.flushed().await;
+        let _ = ready.send(public_key);
+        while let Some(connection) = swarm.next_connection().await {
+            echoes.add(connection)?;
+        }
+        return Ok(());
+    }
     let options = ListenOptions {
         relay_through: joining.relays,
         never_punch: joining.never_punch,
         ..ListenOptions::default()
     };
-    let mut server = dht.listen(key_pair.clone(), options).await?;
+    let mut server = dht.listen(key_pair, options).await?;
     server.announced().await;
     // Whoever started it may have gone already; then it is dropped soon.
-    let _ = ready.send(*key_pair.public_key());
-    let mut connections = JoinSet::new();
+    let _ = ready.send(public_key);
     while let Some(connection) = server.accept().await {
-        while connections.try_join_next().is_some() {}
-        if connections.len() < MAX_CONNECTIONS {
+        echoes.add(connection.into())?;
+    }
+    Ok(())
+}
+
+fn swarm(
+    dht: &Dht,
+    (key_pair, relays): (KeyPair, Vec<[u8; 32]>),
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) -> Result<Swarm, ProbeError> {
+    let config = SwarmConfig {
+        key_pair,
+        limits: SwarmLimits::default(),
+        firewall: None,
+    };
+    let swarm = Swarm::spawn(dht.clone(), config, tasks, cancel.clone());
+    swarm.set_relays(relays)?;
+    Ok(swarm)
+}
+
+/// Connections of an echo server.
+struct Echoes(JoinSet<()>);
+
+impl Echoes {
+    fn add(&mut self, connection: Connection) -> Result<(), ProbeError> {
+        while self.0.try_join_next().is_some() {}
+        if self.0.len() < MAX_CONNECTIONS {
             let seed = random()?;
             // A connection's end is its peer's affair.
-            connections.spawn(async move {
+            self.0.spawn(async move {
                 let _ = echo(connection, seed).await;
             });
         }
+        Ok(())
     }
-    Ok(())
 }
 
 async fn echo(connection: Connection, seed: [u8; 24]) -> io::Result<()> {
@@ -145,14 +188,10 @@ pub async fn dial(
     let begun = Instant::now();
     let dht = node(&joining, &tasks, &cancel).await?;
     let joined_ms = millis(begun.elapsed());
-    let options = ConnectOptions {
-        relay_through: joining.relays,
-        never_punch: joining.never_punch,
-        ..ConnectOptions::new(KeyPair::from_seed(random()?))
-    };
     let work = async {
         let begun = Instant::now();
-        let connection = dht.connect(server, options).await?;
+        let around = (&tasks, &cancel);
+        let (connection, _swarm) = meet(&dht, joining, server, around).await?;
         let relayed = connection.relay.is_some();
         let mut wire = Wire::new(connection, random()?);
         let mut round_trip = wire.round_trip().await?;
@@ -181,13 +220,40 @@ pub async fn dial(
     outcome
 }
 
+/// A connection to `server`, and the swarm that made it, if one did.
+async fn meet(
+    dht: &Dht,
+    joining: Joining,
+    server: [u8; 32],
+    (tasks, cancel): (&TaskTracker, &CancellationToken),
+) -> Result<(Connection, Option<(Swarm, Join)>), ProbeError> {
+    let key_pair = KeyPair::from_seed(random()?);
+    let Some(topic) = joining.topic else {
+        let options = ConnectOptions {
+            relay_through: joining.relays,
+            never_punch: joining.never_punch,
+            ..ConnectOptions::new(key_pair)
+        };
+        return Ok((dht.connect(server, options).await?.into(), None));
+    };
+    let swarm = swarm(dht, (key_pair, joining.relays), tasks, cancel)?;
+    let join = swarm.join(topic, Mode::CLIENT).await?;
+    loop {
+        let connection = swarm.next_connection().await.ok_or(SwarmError::Closed)?;
+        // Others may have joined the topic.
+        if connection.remote_public_key == server {
+            return Ok((connection, Some((swarm, join))));
+        }
+    }
+}
+
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Messages over a connection.
 struct Wire {
-    stream: UdxStream,
+    stream: Transport,
     secret: SecretStream,
     buffer: Vec<u8>,
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use crate::topology::{Nat, SERVICES, Topology};
+use crate::topology::{MAX_ADDRESSES, Nat, SERVICES, Topology};
 
 /// Rules of a site's gateway, whose interfaces are `lan` and `wan`.
 ///
@@ -68,7 +68,7 @@ pub(crate) fn host(topology: &Topology, site: usize) -> String {
     };
     for other in 0..topology.sites.len() {
         if other != site {
-            count(&site_counter(other), &Topology::public_address(other).to_string());
+            count(&site_counter(other), &addresses(topology, other));
         }
     }
     count(SERVICES_COUNTER, &services());
@@ -86,6 +86,15 @@ pub(crate) const NEIGHBOURS_COUNTER: &str = "neighbours";
 /// What came from a site.
 pub(crate) fn site_counter(site: usize) -> String {
     format!("site{site}")
+}
+
+/// A site's public addresses.
+fn addresses(topology: &Topology, site: usize) -> String {
+    let first = Topology::public_address(site);
+    match topology.sites[site].addresses.min(MAX_ADDRESSES) {
+        0 | 1 => first.to_string(),
+        several => format!("{first}-{}", Topology::address_of_open(site, several - 1)),
+    }
 }
 
 /// The services' addresses, as a set.

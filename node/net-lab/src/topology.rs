@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use serde::Serialize;
 
 use crate::impairment::Link;
+use crate::parse::ParseError;
 
 /// Public addresses of the internet itself, for bootstrap nodes, relays and clouds.
 pub const SERVICES: u8 = 12;
@@ -15,6 +16,13 @@ pub const SERVICES: u8 = 12;
 pub(crate) const MAX_SITES: usize = 250;
 /// Most hosts of one site.
 pub(crate) const MAX_HOSTS: usize = 200;
+/// Most public addresses of an open site: what a /24 has beside the router.
+pub(crate) const MAX_ADDRESSES: usize = 250;
+/// Peers at one open host with a perfect line. They share a thread, and a namespace costs more than a thread.
+const OPEN_HOUSEHOLD: usize = 64;
+/// Peers that share a NAT's public address, or a line. More on one address would use up what DHT nodes ration by address, and more
+/// on one line would measure the line.
+const HOUSEHOLD: usize = 16;
 
 /// What is between a site's hosts and the internet. UDP, unless something else is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -88,6 +96,29 @@ pub struct Site {
     pub link: Link,
     /// How many hosts it has. An open site has one.
     pub hosts: usize,
+    /// Public addresses of an open site's host, the first of them its own; at most 250. Every other site has one.
+    pub addresses: usize,
+}
+
+impl Site {
+    /// A site with one host and one public address.
+    pub fn new(nat: Nat, link: Link) -> Self {
+        Self {
+            nat,
+            link,
+            hosts: 1,
+            addresses: 1,
+        }
+    }
+}
+
+/// Where some of many peers are: all at one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Household {
+    /// Which site's first host.
+    pub site: usize,
+    /// How many they are. At an open site each has a public address of its own.
+    pub peers: usize,
 }
 
 /// Sites around one internet.
@@ -103,6 +134,48 @@ impl Topology {
     /// The public address of a site.
     pub fn public_address(site: usize) -> Ipv4Addr {
         Ipv4Addr::new(45, 64, octet(site), 2)
+    }
+
+    /// One of the public addresses of an open site's host, `0..`[`Site::addresses`]; the first is [`Topology::public_address`].
+    pub fn address_of_open(site: usize, index: usize) -> Ipv4Addr {
+        Ipv4Addr::new(45, 64, octet(site), octet(index).saturating_add(2))
+    }
+
+    /// Adds sites for so many peers, spread evenly over these kinds of sites, of which only NAT and line matter. Each site has one
+    /// host; neighbours are like programs on one machine.
+    ///
+    /// # Errors
+    /// [`ParseError::TooManySites`], and [`ParseError::NoUdp`] for a kind behind which there can be no peer.
+    pub fn add_peers(&mut self, peers: usize, kinds: &[Site]) -> Result<Vec<Household>, ParseError> {
+        let mut households = Vec::new();
+        for (index, kind) in kinds.iter().enumerate() {
+            if kind.nat == Nat::UdpBlocked {
+                return Err(ParseError::NoUdp);
+            }
+            let most = if kind.nat == Nat::Open && kind.link.is_perfect() {
+                OPEN_HOUSEHOLD
+            } else {
+                HOUSEHOLD
+            };
+            let mut left = peers / kinds.len() + usize::from(index < peers % kinds.len());
+            while left > 0 {
+                if self.sites.len() >= MAX_SITES {
+                    return Err(ParseError::TooManySites);
+                }
+                let here = left.min(most);
+                left -= here;
+                households.push(Household {
+                    site: self.sites.len(),
+                    peers: here,
+                });
+                let addresses = if kind.nat == Nat::Open { here } else { 1 };
+                self.sites.push(Site {
+                    addresses,
+                    ..Site::new(kind.nat, kind.link)
+                });
+            }
+        }
+        Ok(households)
     }
 
     /// The far end of a site's line.
@@ -127,4 +200,48 @@ impl Topology {
 /// Counts are checked when a plan is made.
 fn octet(number: usize) -> u8 {
     u8::try_from(number).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds(text: &str) -> Vec<Site> {
+        Topology::parse_kinds(text).unwrap()
+    }
+
+    #[test]
+    fn peers_are_spread_evenly_and_each_open_one_has_an_address_of_its_own() {
+        let mut topology = Topology::parse("open:symmetric", 1).unwrap();
+        let households = topology
+            .add_peers(201, &kinds("open:port-restricted:open+lossy"))
+            .unwrap();
+        let mut of_kind = [0; 3];
+        for household in &households {
+            let site = &topology.sites[household.site];
+            let kind = usize::from(site.nat != Nat::Open) + 2 * usize::from(!site.link.is_perfect());
+            of_kind[kind] += household.peers;
+            let (most, addresses) = match kind {
+                0 => (OPEN_HOUSEHOLD, household.peers),
+                1 => (HOUSEHOLD, 1),
+                _ => (HOUSEHOLD, household.peers),
+            };
+            assert!(household.peers <= most && site.addresses == addresses, "{site:?}");
+        }
+        assert_eq!(of_kind, [67, 67, 67]);
+        assert_eq!(topology.sites.len(), 2 + households.len());
+        assert_eq!(
+            topology.sites[..2],
+            Topology::parse("open:symmetric", 1).unwrap().sites
+        );
+    }
+
+    #[test]
+    fn where_no_udp_gets_through_or_no_site_is_left_there_are_no_peers() {
+        let mut topology = Topology::parse("open:open", 1).unwrap();
+        let refused = topology.add_peers(1, &kinds("udp-blocked"));
+        assert_eq!(refused, Err(ParseError::NoUdp));
+        let refused = topology.add_peers(16 * MAX_SITES, &kinds("symmetric"));
+        assert_eq!(refused, Err(ParseError::TooManySites));
+    }
 }

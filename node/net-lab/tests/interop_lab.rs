@@ -195,6 +195,62 @@ fn tcp_crosses_an_impaired_line_at_its_rate() {
 }
 
 #[test]
+fn every_open_peer_has_a_public_address_of_its_own_whose_packets_count_as_its_site_s() {
+    if !can_run(false) {
+        return;
+    }
+    let mut topology = Topology::parse("open:symmetric", 1).unwrap();
+    let kinds = Topology::parse_kinds("open").unwrap();
+    let households = topology.add_peers(70, &kinds).unwrap();
+    assert_eq!(
+        households.iter().map(|here| here.peers).collect::<Vec<_>>(),
+        [64, 6]
+    );
+    let lab = Lab::up(topology).unwrap();
+    let host = socket(&lab.host(0, 0), Ipv4Addr::UNSPECIFIED, 5_000);
+    for here in households {
+        let site = here.site;
+        let last = socket(
+            &lab.host(site, 0),
+            Topology::address_of_open(site, here.peers - 1),
+            6_000,
+        );
+        last.send_to(b"hello", (Topology::public_address(0), 5_000))
+            .unwrap();
+        let (text, from) = receive(&host).unwrap();
+        assert_eq!((text.as_str(), from), ("hello", last.local_addr().unwrap()));
+        host.send_to(b"back", from).unwrap();
+        assert!(receive(&last).is_some());
+        assert!(lab.traffic(0, 0).unwrap().sites[&site] > 0);
+        let carried = lab.host(site, 0).carried().unwrap();
+        assert!(carried.sent > 0 && carried.received > 0, "{carried:?}");
+    }
+}
+
+#[test]
+fn what_the_programs_of_a_host_use_is_seen_and_what_others_use_is_not() {
+    if !can_run(false) {
+        return;
+    }
+    let lab = lab("open:open");
+    let hosts = [0, 1].map(|site| lab.host(site, 0));
+    // It counts in a child that ends, and then waits.
+    let work = "sh -c 'i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done'; echo done; exec sleep 600";
+    let mut program = hosts[0].command("sh");
+    program.args(["-c", work]).stdout(std::process::Stdio::piped());
+    let mut program = program.spawn().unwrap();
+    let mut said = [0; 5];
+    program.stdout.take().unwrap().read_exact(&mut said).unwrap();
+    let used = hosts[0].usage().unwrap();
+    assert!(used.cpu_ms >= 10, "{used:?}");
+    assert!((100 << 10..100 << 20).contains(&used.rss_bytes), "{used:?}");
+    let nothing = hosts[1].usage().unwrap();
+    assert_eq!((nothing.cpu_ms, nothing.rss_bytes), (0, 0));
+    program.kill().unwrap();
+    program.wait().unwrap();
+}
+
+#[test]
 fn dropping_a_lab_leaves_nothing_and_a_dead_process_s_leftovers_go_with_the_next_one() {
     if !can_run(false) {
         return;

@@ -3,7 +3,9 @@
 //!
 //! Sources: Cardwell et al., "BBR: Congestion-Based Congestion Control" (ACM Queue 2016); draft-cardwell-iccrg-bbr-00;
 //! draft-cheng-iccrg-delivery-rate-estimation for the samples. Gains and windows are those of libudx, so that
-//! both behave alike on a shared bottleneck.
+//! both behave alike on a shared bottleneck. Two things differ, for long paths that lose packets at random:
+//! - Startup neither holds still nor shrinks for losses; it ends when more than a tenth of a round is lost.
+//! - ProbeRTT goes down to half of what fills the path, as version 3 does, not to four packets.
 //!
 //! It sees only numbers: no packets, no clock. It does not decide what is lost.
 
@@ -27,6 +29,8 @@ const FIRST_PROBE_PHASE: usize = 4;
 const PACING_MARGIN: f64 = 0.99;
 const BANDWIDTH_ROUNDS: u32 = 10;
 const MIN_RTT_WINDOW: Micros = 10 * SECOND;
+/// As in version 3 (draft-ietf-ccwg-bbr). Version 1 goes down to four packets, which on a path of 600 ms costs a quarter of all time.
+const PROBE_RTT_GAIN: f64 = 0.5;
 const PROBE_RTT_TIME: Micros = 200 * MILLISECOND;
 const FULL_PIPE_GROWTH: f64 = 1.25;
 const FULL_PIPE_ROUNDS: u32 = 3;
@@ -349,7 +353,7 @@ impl Bbr {
         }
         if self.mode == Mode::ProbeRtt {
             match self.probe_rtt_done_at {
-                None if sample.in_flight <= MIN_WINDOW => {
+                None if sample.in_flight <= self.probe_rtt_window() => {
                     self.probe_rtt_done_at = Some(sample.now + PROBE_RTT_TIME);
                     self.probe_rtt_round_done = false;
                     self.next_round_delivered = sample.total_delivered;
@@ -413,12 +417,23 @@ impl Bbr {
             self.window = self.next_window(sample);
         }
         if self.mode == Mode::ProbeRtt {
-            self.window = self.window.min(MIN_WINDOW);
+            self.window = self.window.min(self.probe_rtt_window());
         }
+    }
+
+    /// Half of what fills the path leaves no queue of ours, and the path not empty.
+    fn probe_rtt_window(&self) -> u32 {
+        self.bdp(PROBE_RTT_GAIN).max(MIN_WINDOW)
     }
 
     fn next_window(&mut self, sample: &AckSample) -> u32 {
         let last = std::mem::replace(&mut self.last_recovery, sample.recovery);
+        if !self.pipe_full && sample.recovery != Recovery::Loss {
+            // A packet that the path loses at random says nothing about how much it carries, and holding still for it
+            // would look as if the pipe were full. Losses of a full pipe end Startup, see `update_pipe_full`.
+            self.packet_conservation = false;
+            return self.grown_window(self.window, sample);
+        }
         let mut window = self.window.saturating_sub(sample.lost).max(1);
         if sample.recovery == Recovery::Fast && last != Recovery::Fast {
             // First round of recovery: send a packet per packet delivered, no more.
@@ -433,6 +448,10 @@ impl Bbr {
             // Never so few that a lost retransmission leaves nothing behind it to be found out by.
             return window.max(sample.in_flight + sample.acked).max(MIN_WINDOW);
         }
+        self.grown_window(window, sample)
+    }
+
+    fn grown_window(&self, mut window: u32, sample: &AckSample) -> u32 {
         let target = self.bdp(self.window_gain) + self.aggregation_allowance();
         if self.pipe_full {
             window = (window + sample.acked).min(target);

@@ -116,6 +116,7 @@ pub(crate) struct Scoreboard {
     sacked: RangeSet,
     in_flight: u32,
     sacked_count: u32,
+    sacked_bytes: usize,
 }
 
 impl Scoreboard {
@@ -128,6 +129,7 @@ impl Scoreboard {
             sacked: RangeSet::default(),
             in_flight: 0,
             sacked_count: 0,
+            sacked_bytes: 0,
         }
     }
 
@@ -152,6 +154,11 @@ impl Scoreboard {
 
     pub(crate) fn sacked(&self) -> u32 {
         self.sacked_count
+    }
+
+    /// Bytes that arrived behind a gap: we still keep them, the network does not.
+    pub(crate) fn sacked_bytes(&self) -> usize {
+        self.sacked_bytes
     }
 
     pub(crate) fn get(&self, seq: u64) -> Option<&Sent> {
@@ -191,7 +198,10 @@ impl Scoreboard {
         self.first += 1;
         match packet.fate {
             Fate::InFlight => self.in_flight -= 1,
-            Fate::Sacked => self.sacked_count -= 1,
+            Fate::Sacked => {
+                self.sacked_count -= 1;
+                self.sacked_bytes -= usize::from(packet.len);
+            }
             Fate::Lost => {}
         }
         Some(packet)
@@ -225,6 +235,7 @@ impl Scoreboard {
             Fate::Sacked => return None,
         }
         self.sacked_count += 1;
+        self.sacked_bytes += usize::from(was.len);
         Some(was)
     }
 

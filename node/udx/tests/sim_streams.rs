@@ -4,12 +4,13 @@
     clippy::cast_precision_loss,
     clippy::cast_possible_wrap,
     clippy::cast_sign_loss,
-    reason = "simulated quantities are small and not negative"
+    dead_code,
+    reason = "simulated quantities are small and not negative; the network is shared with sim_shares"
 )]
 
 mod network;
 
-use network::{Network, Outcome, Profile, Run};
+use network::{Outcome, Profile, Run};
 
 const MIB: usize = 1 << 20;
 
@@ -148,7 +149,11 @@ fn a_slow_reader_bounds_what_is_held_for_it() {
         ..Profile::default()
     };
     every_seed(&profile, [MIB, 0], |outcome| {
-        assert!(outcome.peak_unread <= window as usize + 2 * 65_536, "{outcome:?}");
+        // The window for unread bytes, as much for what is held behind gaps, and slack for both.
+        assert!(
+            outcome.peak_unread <= 2 * (window as usize + 65_536),
+            "{outcome:?}"
+        );
     });
 }
 
@@ -189,25 +194,6 @@ fn a_peer_that_is_gone_is_noticed_in_about_thirteen_seconds() {
     let outcome = Run::new(3, profile, [1000, 0]).run();
     assert!(outcome.timed_out, "{outcome:?}");
     assert!((10.0..16.0).contains(&outcome.seconds), "{outcome:?}");
-}
-
-#[test]
-fn two_streams_share_a_bottleneck() {
-    for seed in seeds().take(6) {
-        let profile = Profile {
-            delay_ms: 20.0,
-            rate: 5e6,
-            queue: 150,
-            ..Profile::default()
-        };
-        let shares = Network::shared_bottleneck(seed, &profile, 2, 20.0);
-        let total: f64 = shares.iter().sum();
-        assert!(total > 0.75 * 5e6, "seed {seed}: {shares:?}");
-        assert!(
-            shares.iter().all(|share| *share > 0.2 * total),
-            "seed {seed}: {shares:?}"
-        );
-    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ enum Comparison {
     Core,
     /// A drive from a JavaScript peer to the node, and to JavaScript.
     FirstReplication,
-    /// Streams over UDP, and connections of the DHT.
+    /// Streams over UDP, connections of the DHT, blind relays.
     Net,
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             ("first-replication", packages, &["bench/js"][..])
         }
         Comparison::Net => {
-            let folders = &["interop/udx", "interop/dht"][..];
+            let folders = &["interop/udx", "interop/dht", "interop/relay"][..];
             ("net", &["cumulet-bench-net"][..], folders)
         }
     };

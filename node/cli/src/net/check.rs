@@ -44,7 +44,7 @@ pub(crate) struct CheckOptions {
     #[arg(long, value_name = "KEY")]
     relay: Option<String>,
     /// A time server to compare the clock with; none is asked by itself.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = sntp::parse_server)]
     ntp: Option<String>,
     /// The UDP port whose reachability matters, such as one that a router forwards [default: any].
     #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]

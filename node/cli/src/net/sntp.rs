@@ -1,6 +1,7 @@
 //! How far this machine's clock is from another's, asked with SNTP (RFC 4330): one datagram each way.
 
 use std::io;
+use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
@@ -12,6 +13,23 @@ const PACKET: usize = 48;
 const CLIENT: u8 = 0x23;
 /// As long as a far server takes at most; a lost datagram is not repeated.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Reads a time server's name, `host:port`, as [`offset_ms`] takes it.
+pub(crate) fn parse_server(text: &str) -> Result<String, String> {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err(format!("there is no port; hint: {text}:123"));
+    };
+    if host.is_empty() || host.contains(|c: char| c == ':' || c == '/' || c.is_whitespace()) {
+        return Err(
+            "the part before the port is neither a name nor an IPv4 address; hint: pool.ntp.org:123"
+                .to_owned(),
+        );
+    }
+    match port.parse::<NonZeroU16>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(format!("{port:?} is no port from 1 to 65535; hint: {host}:123")),
+    }
+}
 
 /// Asks `server` (`host:port`). Returns how many milliseconds its clock is ahead of ours; `now` is ours, milliseconds since 1970.
 pub(crate) async fn offset_ms(server: &str, now: impl Fn() -> i64) -> io::Result<i64> {
@@ -104,6 +122,28 @@ mod tests {
         for change in changes {
             let address = server(0, change).await;
             assert!(offset_ms(&address, || NOW).await.is_err());
+        }
+    }
+
+    #[test]
+    fn a_server_is_named_by_host_and_port_and_nothing_else() {
+        for good in ["pool.ntp.org:123", "10.0.0.1:65535"] {
+            assert_eq!(parse_server(good), Ok(good.to_owned()));
+        }
+        for bad in [
+            "",
+            "pool.ntp.org",
+            "pool.ntp.org:",
+            "pool.ntp.org:ntp",
+            "pool.ntp.org:0",
+            "pool.ntp.org:65536",
+            ":123",
+            "ntp://pool.ntp.org:123",
+            "[::1]:123",
+            "a b:123",
+        ] {
+            let said = parse_server(bad).unwrap_err();
+            assert!(said.contains("hint: "), "{bad}: {said}");
         }
     }
 

@@ -73,6 +73,8 @@ pub use head_state::{AdoptError, HeadState, HeadStateError};
 pub use prove::ProveError;
 pub use reorg::{Reorg, ReorgWant};
 pub use seek::SeekResult;
+#[cfg(feature = "tokio")]
+pub(crate) use seek::seek_below;
 pub use signing::Draft;
 pub use user_data::{MAX_USER_DATA_BYTES, MAX_USER_DATA_NAME_BYTES};
 pub use verify::{Applied, VerifyError};

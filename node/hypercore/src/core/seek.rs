@@ -33,51 +33,64 @@ fn unpadded(node: &Node, padding: u64) -> u64 {
         .saturating_sub(padding.saturating_mul(flat_tree::leaf_count(node.index)))
 }
 
-impl<S: Storage> Core<S> {
-    /// Where the byte at `bytes` lies, with `padding` bytes at the front of every block not counted (8 if encrypted).
-    /// Byte 0 is before everything, empty first blocks included, as in JavaScript.
-    pub fn seek(&self, bytes: u64, padding: u64) -> Result<SeekResult, StorageError> {
-        if bytes == 0 {
-            return Ok(SeekResult::Found { block: 0, offset: 0 });
+/// As [`Core::seek`], in the tree of these roots whose other nodes are told by `node`.
+pub(crate) fn seek_below(
+    roots: &[Node],
+    bytes: u64,
+    padding: u64,
+    node: impl Fn(u64) -> Result<Option<Node>, StorageError>,
+) -> Result<SeekResult, StorageError> {
+    if bytes == 0 {
+        return Ok(SeekResult::Found { block: 0, offset: 0 });
+    }
+    let (mut rest, mut length) = (bytes, 0);
+    let mut at = None;
+    for root in roots {
+        let size = unpadded(root, padding);
+        if rest < size {
+            at = Some(root.index);
+            break;
         }
-        let mut rest = bytes;
-        for root in self.roots.nodes() {
-            let size = unpadded(root, padding);
-            if rest < size {
-                return self.seek_in(root.index, rest, padding);
-            }
-            rest -= size;
-        }
-        Ok(if rest == 0 {
+        rest -= size;
+        length = flat_tree::end_block(root.index);
+    }
+    let Some(mut at) = at else {
+        return Ok(if rest == 0 {
             SeekResult::Found {
-                block: self.length(),
+                block: length,
                 offset: 0,
             }
         } else {
             SeekResult::Beyond
-        })
-    }
-
-    fn seek_in(&self, root: u64, bytes: u64, padding: u64) -> Result<SeekResult, StorageError> {
-        let (mut at, mut rest) = (root, bytes);
-        while let Some((left, right)) = flat_tree::children(at) {
-            let Some(node) = self.storage.node(left)? else {
-                return Ok(SeekResult::Within {
-                    start: flat_tree::first_block(at),
-                    end: flat_tree::end_block(at),
-                });
-            };
-            let size = unpadded(&node, padding);
-            if rest < size {
-                at = left;
-            } else {
-                rest -= size;
-                at = right;
-            }
+        });
+    };
+    while let Some((left, right)) = flat_tree::children(at) {
+        let Some(node) = node(left)? else {
+            return Ok(SeekResult::Within {
+                start: flat_tree::first_block(at),
+                end: flat_tree::end_block(at),
+            });
+        };
+        let size = unpadded(&node, padding);
+        if rest < size {
+            at = left;
+        } else {
+            rest -= size;
+            at = right;
         }
-        Ok(SeekResult::Found {
-            block: at / 2,
-            offset: rest,
+    }
+    Ok(SeekResult::Found {
+        block: at / 2,
+        offset: rest,
+    })
+}
+
+impl<S: Storage> Core<S> {
+    /// Where the byte at `bytes` lies, with `padding` bytes at the front of every block not counted (8 if encrypted).
+    /// Byte 0 is before everything, empty first blocks included, as in JavaScript.
+    pub fn seek(&self, bytes: u64, padding: u64) -> Result<SeekResult, StorageError> {
+        seek_below(self.roots.nodes(), bytes, padding, |index| {
+            self.storage.node(index)
         })
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::extension::Extensions;
 use super::outbox::Outbox;
+use super::snapshot::Kept;
 use super::{CoreState, CoreStats, CorestoreConfig, CorestoreError};
 use crate::core::{Conflict, Core};
 use crate::crypto::{Hash, Key};
@@ -65,8 +66,7 @@ pub(crate) struct Cell {
     next_download: u64,
     held_blocks: u64,
     generation: u64,
-    /// For each snapshot the shortest length since it was made.
-    snapshots: Vec<Weak<AtomicU64>>,
+    snapshots: Vec<Weak<Kept>>,
 }
 
 /// What all handles and connections of a core share.
@@ -136,10 +136,15 @@ impl Cell {
         self.stats.peers = self.links.len();
     }
 
-    pub(crate) fn wait_for_block(&mut self, index: u64, now: Instant) -> oneshot::Receiver<()> {
+    /// Waits for a block, also in a core that asks for nothing if it is `forced`.
+    pub(crate) fn wait_for_block(&mut self, index: u64, forced: bool, now: Instant) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         self.waiters.entry(index).or_default().push(sender);
-        self.replicator.want_block(index, &mut self.replica, now);
+        if forced {
+            self.replicator.force_block(index, &mut self.replica, now);
+        } else {
+            self.replicator.want_block(index, &mut self.replica, now);
+        }
         receiver
     }
 
@@ -232,16 +237,27 @@ impl Cell {
         }
     }
 
-    /// Lowers the number with every truncation, as long as somebody has it.
-    pub(super) fn watch_cuts(&mut self, kept: &Arc<AtomicU64>) {
-        self.snapshots.retain(|kept| kept.strong_count() > 0);
+    /// Tells it of every truncation, and what that took, as long as somebody has it.
+    pub(super) fn watch_cuts(&mut self, kept: &Arc<Kept>) {
         self.snapshots.push(Arc::downgrade(kept));
+        self.note_readers();
     }
 
+    /// The core was cut to a length: hands what that took to those who read it.
     fn note_cut(&mut self, length: u64) {
+        let remains = self.replica.core_mut().storage_mut().take_remains(length);
         for kept in self.snapshots.iter().filter_map(Weak::upgrade) {
-            kept.fetch_min(length, Ordering::SeqCst);
+            kept.cut(length, remains.as_ref());
         }
+        self.note_readers();
+    }
+
+    /// Tells the storage which blocks snapshots read.
+    fn note_readers(&mut self) {
+        self.snapshots.retain(|kept| kept.strong_count() > 0);
+        let kept = self.snapshots.iter().filter_map(Weak::upgrade);
+        let below = kept.map(|kept| kept.length()).max().unwrap_or(0);
+        self.replica.core_mut().storage_mut().keep_remains(below);
     }
 
     /// Shows watchers that the core changed.

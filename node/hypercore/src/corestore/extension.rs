@@ -84,31 +84,6 @@ impl CoreHandle {
         }
     }
 
-    /// Sends a block, unasked, to all peers that take such and lack it. Returns how many they are.
-    pub async fn push(&self, index: u64) -> usize {
-        let mut cell = self.shared.lock().await;
-        let super::cell::Cell {
-            replicator, replica, ..
-        } = &mut *cell;
-        let peers = replicator.push(index, replica);
-        for peer in &peers {
-            if let Some(outbox) = cell.links.get(peer) {
-                outbox.serve(*peer);
-            }
-        }
-        peers.len()
-    }
-
-    /// Whether blocks are taken that nobody asked for; peers are told. At first they are not.
-    pub async fn set_allow_push(&self, allow: bool) {
-        let mut cell = self.shared.lock().await;
-        let super::cell::Cell {
-            replicator, replica, ..
-        } = &mut *cell;
-        replicator.set_allow_push(allow, replica);
-        cell.pump(&self.shared);
-    }
-
     /// The evidence that the core's writer signed two different trees. The core is frozen then: its handles are closed.
     pub async fn conflict(&self) -> Option<crate::core::Conflict> {
         self.shared.lock().await.conflict.as_deref().cloned()

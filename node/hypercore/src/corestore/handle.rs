@@ -386,6 +386,48 @@ impl CoreHandle {
         }
     }
 
+    /// Reads a block, or waits for one that peers send. It is asked for, unless the core asks for nothing and it is not `forced`.
+    pub(super) async fn read(&self, index: u64, forced: bool) -> Result<Bytes, BlocksError> {
+        let mut cell = self.shared.lock().await;
+        let length = cell.replica.core().length();
+        if index >= length {
+            return Err(BlocksError::OutOfRange { index, length });
+        }
+        if let Some(block) = cell
+            .replica
+            .core()
+            .get(index)
+            .map_err(|error| failed(index, error))?
+        {
+            return Ok(block);
+        }
+        if self.is_closed() {
+            return Err(BlocksError::Closed);
+        }
+        let stored = cell.wait_for_block(index, forced, Instant::now());
+        cell.pump(&self.shared);
+        drop(cell);
+        let waiting = Waiting {
+            shared: &self.shared,
+            index,
+        };
+        tokio::select! {
+            stored = timeout(self.shared.config.read_timeout, stored) => {
+                if !matches!(stored, Ok(Ok(()))) {
+                    return Err(BlocksError::NotAvailable { index });
+                }
+            }
+            () = self.shared.closed.cancelled() => return Err(BlocksError::Closed),
+        }
+        drop(waiting);
+        let block = self
+            .with_core(|core| core.get(index))
+            .await
+            .map_err(|error| failed(index, error))?;
+        // Gone again if a reorganisation came between.
+        block.ok_or(BlocksError::NotAvailable { index })
+    }
+
     /// As [`Blocks::seek`], for blocks with `padding` bytes in front that are not counted (8 on encrypted cores).
     ///
     /// # Errors
@@ -438,7 +480,7 @@ impl std::fmt::Debug for CoreHandle {
     }
 }
 
-fn failed(index: u64, source: impl std::error::Error + Send + Sync + 'static) -> BlocksError {
+pub(super) fn failed(index: u64, source: impl std::error::Error + Send + Sync + 'static) -> BlocksError {
     BlocksError::Failed {
         index,
         source: Box::new(source),
@@ -455,44 +497,7 @@ impl Blocks for CoreHandle {
     }
 
     async fn get(&self, index: u64) -> Result<Bytes, BlocksError> {
-        let mut cell = self.shared.lock().await;
-        let length = cell.replica.core().length();
-        if index >= length {
-            return Err(BlocksError::OutOfRange { index, length });
-        }
-        if let Some(block) = cell
-            .replica
-            .core()
-            .get(index)
-            .map_err(|error| failed(index, error))?
-        {
-            return Ok(block);
-        }
-        if self.is_closed() {
-            return Err(BlocksError::Closed);
-        }
-        let stored = cell.wait_for_block(index, Instant::now());
-        cell.pump(&self.shared);
-        drop(cell);
-        let waiting = Waiting {
-            shared: &self.shared,
-            index,
-        };
-        tokio::select! {
-            stored = timeout(self.shared.config.read_timeout, stored) => {
-                if !matches!(stored, Ok(Ok(()))) {
-                    return Err(BlocksError::NotAvailable { index });
-                }
-            }
-            () = self.shared.closed.cancelled() => return Err(BlocksError::Closed),
-        }
-        drop(waiting);
-        let block = self
-            .with_core(|core| core.get(index))
-            .await
-            .map_err(|error| failed(index, error))?;
-        // Gone again if a reorganisation came between.
-        block.ok_or(BlocksError::NotAvailable { index })
+        self.read(index, false).await
     }
 
     async fn seek(&self, byte_offset: u64) -> Result<(u64, u64), BlocksError> {

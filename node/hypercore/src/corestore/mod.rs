@@ -69,6 +69,7 @@ mod key_file;
 mod lock;
 pub(crate) mod outbox;
 mod primary_key;
+mod push;
 mod snapshot;
 
 use std::collections::HashMap;

@@ -109,8 +109,17 @@ fn words(words: &[&'static str]) -> Vec<Bytes> {
 }
 
 #[tokio::test]
-async fn a_snapshot_stays_as_it_is_and_what_a_truncation_took_is_an_error_and_never_another_block() {
-    let store = Corestore::in_memory(CorestoreConfig::default());
+async fn a_snapshot_stays_as_it_is_also_where_truncations_took_what_it_reads() {
+    let dir = TempDir::new().unwrap();
+    for store in [
+        Corestore::in_memory(CorestoreConfig::default()),
+        Corestore::open(dir.path(), CorestoreConfig::default()).unwrap(),
+    ] {
+        read_while_the_core_is_cut(store).await;
+    }
+}
+
+async fn read_while_the_core_is_cut(store: Corestore) {
     let core = writer(&store).await;
     core.append(words(&["a", "bb", "ccc", "dddd"])).await.unwrap();
     let (whole, older) = (core.snapshot().await, core.checkout(2).await.unwrap());
@@ -138,13 +147,52 @@ async fn a_snapshot_stays_as_it_is_and_what_a_truncation_took_is_an_error_and_ne
         (4, 3, 2)
     );
     assert_eq!(whole.get(2).await.unwrap(), "ccc");
+    assert_eq!(whole.get(3).await.unwrap(), "dddd");
+    assert_eq!(whole.seek(8).await.unwrap(), (3, 2));
+    assert_eq!(whole.seek(4).await.unwrap(), (2, 1));
+    assert_eq!(whole.seek(10).await.unwrap(), (4, 0));
     assert!(matches!(
-        whole.get(3).await,
-        Err(BlocksError::Replaced { index: 3 })
+        whole.seek(11).await,
+        Err(BlocksError::OutOfRange { .. })
     ));
-    assert!(matches!(whole.seek(8).await, Err(BlocksError::Replaced { .. })));
     assert_eq!(older.get(1).await.unwrap(), "bb");
     assert_eq!(core.get(3).await.unwrap(), "other");
+
+    // Both of them, further down, and a snapshot of what came between.
+    let between = core.snapshot().await;
+    core.truncate(1).await.unwrap();
+    core.append(words(&["x", "y", "z", "z"])).await.unwrap();
+    for (index, word) in ["a", "bb", "ccc", "dddd"].iter().enumerate() {
+        assert_eq!(whole.get(index as u64).await.unwrap(), word.as_bytes());
+    }
+    assert_eq!(between.get(3).await.unwrap(), "other");
+    assert_eq!(between.get(2).await.unwrap(), "ccc");
+    assert_eq!(older.get(1).await.unwrap(), "bb");
+    assert_eq!(
+        (between.fork(), between.kept_length(), older.kept_length()),
+        (5, 1, 1)
+    );
+    assert_eq!(whole.seek(8).await.unwrap(), (3, 2));
+    assert_eq!(between.seek(10).await.unwrap(), (3, 4));
+    core.close().await.unwrap();
+    store.close().await.unwrap();
+    assert!(matches!(whole.get(3).await, Err(BlocksError::Closed)));
+}
+
+#[tokio::test]
+async fn what_a_snapshot_did_not_hold_when_it_was_cut_off_is_an_error_and_never_another_block() {
+    let store = Corestore::in_memory(CorestoreConfig::default());
+    let core = writer(&store).await;
+    core.append(words(&["a", "bb", "ccc", "dddd"])).await.unwrap();
+    core.clear(2..3).await.unwrap();
+    let whole = core.snapshot().await;
+    core.truncate(2).await.unwrap();
+    core.append(words(&["x", "y"])).await.unwrap();
+    assert!(matches!(
+        whole.get(2).await,
+        Err(BlocksError::Replaced { index: 2 })
+    ));
+    assert_eq!(whole.get(3).await.unwrap(), "dddd");
     store.close().await.unwrap();
 }
 

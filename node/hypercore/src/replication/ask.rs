@@ -63,7 +63,9 @@ impl Replicator {
             let Some(peer) = self.peers.get(&id).filter(|peer| peer.is_useful()) else {
                 return false;
             };
-            let asked = if peer.may_ask() {
+            let asked = if self.taking.only_pushes {
+                peer.may_ask_urgent() && self.ask_urgent(id, core, now)
+            } else if peer.may_ask() {
                 self.ask_tree(id, core, now)
                     || self.ask_seek(id, core, now)
                     || self.ask_block(id, core, now)

@@ -26,11 +26,15 @@ impl Replicator {
         let Some(peer) = self.peers.get(&id) else {
             return false;
         };
-        let mut open = self.urgent_open.iter().copied();
-        match open.find(|block| *block < limit && peer.blocks.contains(*block)) {
-            Some(block) => self.ask_for_block(id, (block, 1), core, now),
-            None => false,
+        let may_ask = |block: &u64| !self.taking.only_pushes || self.taking.forced.contains(block);
+        let open = self.urgent_open.range(..limit).copied().filter(may_ask);
+        if let Some(block) = open.clone().find(|block| peer.blocks.contains(*block)) {
+            return self.ask_for_block(id, (block, 1), core, now);
         }
+        if let Some(unknown) = open.clone().next() {
+            self.ask_about(id, unknown);
+        }
+        false
     }
 
     /// The block to ask of a peer next, with its priority: one that somebody waits for, one whose request failed, one that nobody

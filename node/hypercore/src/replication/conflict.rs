@@ -70,6 +70,7 @@ impl Replicator {
         id: PeerId,
         data: Data,
         core: &mut impl Replica,
+        now: Instant,
     ) -> Result<(), PeerFault> {
         let Some(peer) = self.peers.get_mut(&id) else {
             return Ok(());
@@ -78,7 +79,7 @@ impl Replicator {
         if proof.upgrade.as_ref().is_some_and(|upgrade| upgrade.start == 0) {
             let doubted = peer.doubted.is_some();
             peer.unasked_proofs += 1;
-            if !doubted && !self.allow_push && peer.unasked_proofs > MAX_UNASKED_PROOFS {
+            if !doubted && !self.taking.pushes && peer.unasked_proofs > MAX_UNASKED_PROOFS {
                 return Ok(());
             }
             match core.conflict(&proof) {
@@ -96,17 +97,21 @@ impl Replicator {
                 Err(_) => {}
             }
         }
-        if !self.allow_push || !self.downloading || proof.fork != core.fork() {
+        if !self.taking.pushes || !self.downloading || proof.fork != core.fork() {
             return Ok(());
         }
         let before = (core.length(), core.has_manifest());
         match core.apply(proof) {
-            Ok(applied) => self.applied(id, applied, before, core),
-            Err(ApplyError::Storage(error)) => return Err(PeerFault::Storage(error)),
+            Ok(applied) => {
+                self.pushed(&applied);
+                self.applied(id, applied, before, core);
+                Ok(())
+            }
+            Err(ApplyError::Storage(error)) => Err(PeerFault::Storage(error)),
             // What is pushed and what was asked for overtake each other.
-            Err(_) => {}
+            Err(ApplyError::Stale) => Ok(()),
+            Err(ApplyError::Invalid(reason)) => self.on_false_proof(id, &reason, core, now),
         }
-        Ok(())
     }
 
     /// Nothing is asked, told or answered any more, except to every peer our side of the evidence.

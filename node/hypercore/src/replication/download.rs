@@ -54,7 +54,7 @@ impl Replicator {
         for data in answers {
             if data.request == UNASKED {
                 self.on_blocks(std::mem::take(&mut asked), std::mem::take(&mut proofs), core, now)?;
-                self.on_unasked(id, data, core)?;
+                self.on_unasked(id, data, core, now)?;
                 continue;
             }
             // Late answers to cancelled requests go nowhere.
@@ -204,6 +204,20 @@ impl Replicator {
                 self.reorganization = Some(Reorganization { fork, blocks, nodes });
                 Ok(Applied::default())
             }
+        }
+    }
+
+    /// Takes requests back whose answer was pushed.
+    pub(super) fn pushed(&mut self, applied: &Applied) {
+        if let Some(requests) = applied
+            .block
+            .and_then(|(index, _)| self.blocks_in_flight.remove(&index))
+        {
+            self.cancel(requests);
+        }
+        if applied.upgraded_from.is_some() {
+            let requests = std::mem::take(&mut self.tree_in_flight);
+            self.cancel(requests);
         }
     }
 

@@ -44,6 +44,7 @@ pub use window::{FIRST_IN_FLIGHT, MAX_IN_FLIGHT, MAX_WINDOW_BYTES, MIN_IN_FLIGHT
 
 use ask::{InFlight, Reorganization};
 use peer::{Peer, Proven};
+use push::Taking;
 
 /// One connection's channel of this core; the driver chooses the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -168,7 +169,7 @@ pub struct Replicator {
     uncommitted: BlockSet,
     /// Whether a conflict was proven.
     frozen: bool,
-    allow_push: bool,
+    taking: Taking,
     /// Names of extensions whose messages are given out.
     extensions: BTreeSet<String>,
     /// Blocks of a commit that began and has not ended.
@@ -201,7 +202,7 @@ impl Replicator {
             reorganization: None,
             uncommitted: BlockSet::default(),
             frozen: false,
-            allow_push: false,
+            taking: Taking::default(),
             extensions: BTreeSet::new(),
             committing: BlockSet::default(),
             outputs: VecDeque::new(),
@@ -597,7 +598,7 @@ impl Replicator {
             uploading: true,
             downloading: self.downloading,
             has_manifest: core.has_manifest(),
-            allow_push: self.allow_push && self.downloading,
+            allow_push: self.taking.pushes && self.downloading,
         };
         self.send(id, Message::Sync(sync));
     }
@@ -607,6 +608,11 @@ impl Replicator {
             return;
         };
         let first_or_new = peer.remote.length != sync.length || peer.remote.fork != sync.fork || !peer.synced;
+        // What it was sent while it took nothing is lost to it; of another tree it says itself what it has.
+        let takes_again = sync.allow_push && !peer.remote.allow_push;
+        if takes_again || sync.fork != peer.remote.fork || sync.length < peer.remote.length {
+            peer.pushed_length = 0;
+        }
         peer.remote = *sync;
         peer.synced = true;
         // What it said before a proof reached it is no answer to the proof.
@@ -614,7 +620,6 @@ impl Replicator {
         peer.proven = peer.proven.filter(is_older);
         if first_or_new {
             peer.rescan_from(0);
-            peer.pushed_length = 0;
         }
         // A reader upgrades only when the last Sync it got showed its own length back.
         if first_or_new && sync.fork == core.fork() && core.length() > sync.length {

@@ -1,6 +1,7 @@
 //! What is known of one peer.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::have::{PeerBlocks, Wants};
@@ -109,9 +110,9 @@ pub(super) struct Peer {
     pub delayed: VecDeque<(Instant, u64)>,
     /// No seek is asked of it until then.
     pub seek_after: Option<Instant>,
-    /// Blocks to be pushed to it.
-    pub pushes: VecDeque<u64>,
-    /// The length that was sent to it, asked for or not.
+    /// Blocks to be pushed to it, in their order.
+    pub pushes: VecDeque<Range<u64>>,
+    /// The length that was sent to it, asked for or not, of the fork that it has; it may have been lost to it.
     pub pushed_length: u64,
     /// Name of its last extension message.
     pub extension: String,

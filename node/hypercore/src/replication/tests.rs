@@ -12,6 +12,7 @@ use crate::messages::{Data, NoData, Request};
 use crate::proof::{BlockProof, Proof, UpgradeProof};
 
 mod asking;
+mod pushing;
 
 #[derive(Debug, Clone, Default)]
 struct Model {

@@ -45,9 +45,10 @@ impl Replicator {
             let reason = INVALID_REQUEST;
             return Ok(Some(Message::NoData(messages::NoData { request, reason })));
         }
-        let Some(request) = peer.uploads.pop() else {
+        let Some(mut request) = peer.uploads.pop() else {
             return Ok(self.upload_push(id, core));
         };
+        peer.follow_pushes(&mut request, core.fork());
         let no_data = |reason| {
             Message::NoData(messages::NoData {
                 request: request.id,

@@ -10,6 +10,7 @@ mod memory;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -137,6 +138,14 @@ impl ImportedSegment {
     }
 }
 
+/// What a truncation took from a core, as long as somebody has this.
+pub trait Remains: std::fmt::Debug + Send + Sync {
+    /// A block that was taken, if it was held.
+    fn block(&self, index: u64) -> Result<Option<Bytes>, StorageError>;
+    /// A tree node that was taken, if it was held.
+    fn node(&self, index: u64) -> Result<Option<Node>, StorageError>;
+}
+
 /// What a core needs of its storage. Reads take `&self`, so that a storage may cache behind a lock of its own.
 pub trait Storage: Send {
     /// The manifest, if known.
@@ -180,6 +189,13 @@ pub trait Storage: Send {
     /// Whether work that is out has fallen so far behind that owners should wait for it before they change more.
     fn is_behind(&self) -> bool {
         false
+    }
+    /// Says that the blocks below `end` are read as they are now: what truncations take of them is left for
+    /// [`Storage::take_remains`]. Counts until it is said anew; 0 means that nobody reads.
+    fn keep_remains(&mut self, _below: u64) {}
+    /// What a truncation to `from` left, given out once. None if nobody read what it took, or the storage keeps nothing.
+    fn take_remains(&mut self, _from: u64) -> Option<Arc<dyn Remains>> {
+        None
     }
     /// What the storage's own segments are encrypted with.
     fn content_cipher(&self) -> Option<&ContentCipher> {
@@ -238,6 +254,12 @@ impl<S: Storage + ?Sized> Storage for Box<S> {
     }
     fn is_behind(&self) -> bool {
         (**self).is_behind()
+    }
+    fn keep_remains(&mut self, below: u64) {
+        (**self).keep_remains(below);
+    }
+    fn take_remains(&mut self, from: u64) -> Option<Arc<dyn Remains>> {
+        (**self).take_remains(from)
     }
     fn content_cipher(&self) -> Option<&ContentCipher> {
         (**self).content_cipher()

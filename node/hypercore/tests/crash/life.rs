@@ -81,6 +81,10 @@ impl State {
             blocks: (0..core.length()).map(|i| core.get(i).unwrap()).collect(),
         }
     }
+
+    pub(crate) fn blocks(&self) -> &[Option<Bytes>] {
+        &self.blocks
+    }
 }
 
 /// One change of the owner, or a flush.

@@ -14,4 +14,5 @@ mod life;
 mod power;
 mod process;
 mod random;
+mod readers;
 mod sequences;

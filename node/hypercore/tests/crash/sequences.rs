@@ -4,9 +4,11 @@ use cumulet_hypercore::core::Core;
 use cumulet_hypercore::storage::{Faults, Limits, MemoryStorage, Storage as _};
 use proptest::prelude::*;
 use proptest::sample::Index;
+use tempfile::TempDir;
 
 use crate::disk::{Disk, Loss, losses};
 use crate::life::{Act, EAGER, State, Trace, check, key_pair, open, scratch, verify};
+use crate::readers::Readers;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -18,6 +20,10 @@ enum Step {
     Begin,
     /// The flush that began is waited for.
     End,
+    /// Somebody begins to read the core as it is now.
+    Read,
+    /// One of those who read is done.
+    Forget(Index),
     /// After some of the operations since the last opening, losing something.
     Crash(Index, usize, u64),
 }
@@ -30,6 +36,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Flush),
         2 => Just(Step::Begin),
         2 => Just(Step::End),
+        1 => Just(Step::Read),
+        1 => any::<Index>().prop_map(Step::Forget),
         2 => (any::<Index>(), 0usize..8, any::<u64>()).prop_map(|(at, loss, seed)| Step::Crash(at, loss, seed)),
     ]
 }
@@ -54,6 +62,18 @@ fn owned(storage: MemoryStorage) -> Core<MemoryStorage> {
     core
 }
 
+/// What is found when the world stopped after some of the operations and lost something, and how many they were.
+fn crash(before: &mut Disk, faults: &Faults, at: Index, loss: Loss) -> (TempDir, usize) {
+    let operations = faults.done();
+    let count = at.index(operations.len() + 1);
+    for operation in &operations[..count] {
+        before.take(operation);
+    }
+    let after = scratch();
+    before.make(loss, after.path());
+    (after, count)
+}
+
 fn live(steps: &[Step], limits: Limits) {
     let mut root = scratch();
     let mut faults = Faults::recording();
@@ -64,8 +84,16 @@ fn live(steps: &[Step], limits: Limits) {
     let mut trace = Trace::new();
     let mut snapshots = vec![model.storage().clone()];
     let mut pending = None;
+    let mut readers = Readers::default();
     for (number, step) in steps.iter().enumerate() {
+        match step {
+            Step::Read => readers.begin(model.length()),
+            Step::Forget(index) => readers.end(*index),
+            _ => {}
+        }
+        readers.tell(&mut core, &mut model);
         if let Some(act) = act(step, model.length(), number as u8) {
+            let before = State::of(&model);
             act.run(&mut model).unwrap();
             let flush = matches!(act, Act::Flush);
             if !flush {
@@ -73,6 +101,10 @@ fn live(steps: &[Step], limits: Limits) {
                 snapshots.push(model.storage().clone());
             }
             act.run(&mut core).unwrap();
+            if let Act::Truncate(length) = act {
+                readers.cut((&mut core, &mut model), length, before.blocks());
+            }
+            readers.check();
             if flush {
                 trace.acknowledge(faults.count());
             }
@@ -93,16 +125,12 @@ fn live(steps: &[Step], limits: Limits) {
         }
         if let Step::Crash(at, loss, seed) = step {
             pending = None;
+            // Those who read end with the process.
+            readers = Readers::default();
             drop(core);
-            let operations = faults.done();
-            let count = at.index(operations.len() + 1);
-            for operation in &operations[..count] {
-                before.take(operation);
-            }
             let losses: Vec<Loss> = losses(*seed).collect();
             let loss = losses[loss % losses.len()];
-            let after = scratch();
-            before.make(loss, after.path());
+            let (after, count) = crash(&mut before, &faults, *at, loss);
             let allowed = trace.allowed(count);
             faults = Faults::recording();
             before = Disk::of(after.path());

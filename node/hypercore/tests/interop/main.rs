@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are tests
 
 mod peer;
+mod pushing;
 mod reading;
 mod serving;
 mod signing;
+mod snapshots;
 mod unasked;

@@ -85,12 +85,7 @@ impl Js {
     }
 
     /// Sends a command and waits for its answer.
-    pub async fn call(&mut self, command: &str, arguments: Value) -> Value {
-        self.call_within(Duration::from_mins(3), command, arguments).await
-    }
-
-    /// As [`Js::call`], for what takes its time.
-    pub async fn call_within(&mut self, limit: Duration, command: &str, mut arguments: Value) -> Value {
+    pub async fn call(&mut self, command: &str, mut arguments: Value) -> Value {
         self.next += 1;
         arguments["id"] = self.next.into();
         arguments["cmd"] = command.into();
@@ -98,7 +93,7 @@ impl Js {
             .write_all(format!("{arguments}\n").as_bytes())
             .await
             .unwrap();
-        let line = tokio::time::timeout(limit, self.lines.next_line()).await;
+        let line = tokio::time::timeout(Duration::from_mins(3), self.lines.next_line()).await;
         let line = line
             .expect("an answer in time")
             .unwrap()

@@ -474,7 +474,10 @@ impl Actor {
                     if self.unpunchable.len() >= MAX_UNPUNCHABLE {
                         self.unpunchable.clear();
                     }
-                    self.unpunchable.insert(*public_key);
+                    if self.unpunchable.insert(*public_key) {
+                        self.peers.failed_without_relay(public_key, number);
+                        return;
+                    }
                 }
                 let random = self.byte();
                 self.peers.failed(now, public_key, number, random);

@@ -131,6 +131,19 @@ fn a_connection_that_is_alive_is_better_than_a_dial_under_way() {
 }
 
 #[test]
+fn a_dial_that_lacked_a_relay_is_repeated_at_once_and_counts_no_attempt() {
+    let peer = [1; 32];
+    let mut peers = Peers::new([9; 32], SwarmLimits::default());
+    peers.join_peer(somewhere(peer));
+    let first = peers.next_dial(0).unwrap().number;
+    peers.failed_without_relay(&peer, first + 1);
+    assert_eq!(peers.next_dial(0), None, "that was another dial");
+    peers.failed_without_relay(&peer, first);
+    assert!(peers.next_dial(0).is_some_and(|second| second.number != first));
+    assert_eq!((peers.statuses()[0].attempts, peers.poll_timeout()), (0, None));
+}
+
+#[test]
 fn a_peer_that_restarted_replaces_its_old_connection_and_a_restless_one_is_left_alone_after_three_tries() {
     let mut now = Instant::now();
     let mut peers = peers(3);

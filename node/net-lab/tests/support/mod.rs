@@ -16,13 +16,23 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+/// Where JavaScript's side is.
+const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../interop/dht");
+
 /// Whether the test can run here; says why not, and fails where nothing may be skipped.
 pub fn can_run(needs_node: bool) -> bool {
     let missing = cumulet_net_lab::missing().map(|missing| format!("{missing}; hint: {}", missing.hint()));
-    let packages = concat!(env!("CARGO_MANIFEST_DIR"), "/../../interop/dht/node_modules");
-    let no_packages = (needs_node && !std::path::Path::new(packages).is_dir())
-        .then(|| "no packages in interop/dht; hint: run `npm ci` there".to_owned());
-    let Some(reason) = missing.or(no_packages) else {
+    unless(missing) && (!needs_node || has_packages())
+}
+
+/// The same for a test that needs JavaScript and nothing else.
+pub fn has_packages() -> bool {
+    let there = std::path::Path::new(SCRIPTS).join("node_modules").is_dir();
+    unless((!there).then(|| "no packages in interop/dht; hint: run `npm ci` there".to_owned()))
+}
+
+fn unless(missing: Option<String>) -> bool {
+    let Some(reason) = missing else {
         return true;
     };
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
@@ -128,10 +138,14 @@ fn services() -> impl Iterator<Item = String> {
 }
 
 fn arguments(joining: &Joining) -> Value {
-    json!({ "bootstrap": joining.bootstrap, "relay": joining.relays.first().map(hex::encode) })
+    json!({
+        "bootstrap": joining.bootstrap,
+        "relay": joining.relays.first().map(hex::encode),
+        "topic": joining.topic.map(hex::encode),
+    })
 }
 
-fn key(value: &Value) -> Result<[u8; 32], String> {
+pub fn key(value: &Value) -> Result<[u8; 32], String> {
     let bytes = hex::decode(value.as_str().unwrap_or_default()).map_err(|error| error.to_string())?;
     bytes.try_into().map_err(|_| "a key of another length".to_owned())
 }
@@ -150,10 +164,18 @@ type Pending = Arc<Mutex<(u64, HashMap<u64, oneshot::Sender<Value>>)>>;
 impl Js {
     /// Starts one in a host of the lab.
     pub fn start(lab: &Lab, site: usize, host: usize) -> Self {
-        let mut command = Command::from(lab.host(site, host).command("node"));
-        let mut child = command
-            .arg("lab.js")
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../interop/dht"))
+        Self::run(Command::from(lab.host(site, host).command("node")), "lab.js")
+    }
+
+    /// Starts one in the machine's own network, where it keeps to loopback.
+    pub fn on_loopback() -> Self {
+        Self::run(Command::new("node"), "peer.js")
+    }
+
+    fn run(mut node: Command, script: &str) -> Self {
+        let mut child = node
+            .arg(script)
+            .current_dir(SCRIPTS)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -182,7 +204,7 @@ impl Js {
         }
     }
 
-    async fn call(&self, command: &str, mut arguments: Value) -> Result<Value, String> {
+    pub async fn call(&self, command: &str, mut arguments: Value) -> Result<Value, String> {
         let (done, answer) = oneshot::channel();
         {
             let mut pending = self.pending.lock().unwrap();

@@ -49,7 +49,10 @@ impl Stream {
             self.on_tail_probe_timer(now);
         }
         if due(&mut self.timers.retransmit) && !self.board.is_empty() {
-            self.on_retransmission_timeout(now);
+            match self.oldest_may_still_answer(now) {
+                Some(at) => self.timers.retransmit = Some(at),
+                None => self.on_retransmission_timeout(now),
+            }
         }
         if due(&mut self.timers.window_probe) {
             self.heartbeat_needed = true;
@@ -163,6 +166,15 @@ impl Stream {
             self.recovery_until = self.board.next();
             self.reset_tail_probe();
         }
+    }
+
+    /// The timer runs since the acknowledgement last advanced; on a long path the oldest packet may have been sent again, and its answer
+    /// be on the way. (Not if it goes to an earlier remote: then the timeout is what brings it to the present one.)
+    fn oldest_may_still_answer(&self, now: Micros) -> Option<Micros> {
+        let oldest = self.board.get(self.board.acked())?;
+        let at = oldest.sent_at + self.rtt.rto();
+        let waits = oldest.fate == Fate::InFlight && oldest.remote == self.remote_epoch && at > now;
+        waits.then_some(at)
     }
 
     fn on_retransmission_timeout(&mut self, now: Micros) {

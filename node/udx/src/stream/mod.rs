@@ -392,7 +392,10 @@ impl Stream {
 
     /// Bytes that [`write`](Self::write) would take.
     pub fn write_capacity(&self) -> usize {
-        self.write_limit().saturating_sub(self.buffer.len())
+        // What arrived behind a gap is kept until the gap is closed, but is nobody's turn any more.
+        let waiting = self.buffer.len() - self.board.sacked_bytes();
+        let memory = (BACKLOG + MAX_IN_FLIGHT_BYTES).saturating_sub(self.buffer.len());
+        self.write_limit().saturating_sub(waiting).min(memory)
     }
 
     /// Whether so much fits again that waking a writer pays.

@@ -1,16 +1,21 @@
 //! A network that exists only in a heap of events: loss, duplication, reordering, delay, a bottleneck with a queue,
 //! a largest packet, outages. Same seed, same run.
 
+pub(crate) mod rival;
+
 use std::{cmp::Reverse, collections::BinaryHeap, net::SocketAddr};
 
 use cumulet_udx::{
     packet::Packet,
     stream::{Closed, Config, Path, ReadState, SocketId, Stream},
 };
+use rival::{Law, Rival};
 
 const SECOND: f64 = 1e6;
 /// IP and UDP headers, which count against the path's MTU.
 const IP_UDP: usize = 28;
+/// Bytes of the packets that a queue's length is counted in.
+const FULL_PACKET: f64 = 1500.0;
 /// A run that lasts longer has failed.
 const LONGEST_SECONDS: u64 = 900;
 
@@ -103,11 +108,22 @@ struct Link {
     free_at: u64,
 }
 
+/// UDP payload of a rival's packet, and of its acknowledgement.
+const RIVAL_PACKET: usize = 1472;
+const RIVAL_ACK: usize = 20;
+/// What an end without end writes, again and again.
+static ENDLESS: [u8; 32_768] = [7; 32_768];
+
 struct End {
     stream: Stream,
     to_send: Vec<u8>,
     written: usize,
     received: Vec<u8>,
+    /// Writes without end.
+    endless: bool,
+    /// What it reads is kept, not only counted.
+    keeps: bool,
+    read_bytes: u64,
     eof: bool,
     read_credit: f64,
     read_at: u64,
@@ -127,6 +143,23 @@ pub(crate) struct Network {
     serial: u64,
     links: [Link; 2],
     ends: Vec<End>,
+    /// Sends beside the even ends; its indices are those after the last end.
+    rival: Option<Rival>,
+    rival_bytes: u64,
+    chunk: Vec<u8>,
+}
+
+/// What streams that share a bottleneck got of it, bytes per second.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    pub(crate) ours: Vec<f64>,
+    pub(crate) rival: f64,
+}
+
+impl Shares {
+    pub(crate) fn total(&self) -> f64 {
+        self.ours.iter().sum::<f64>() + self.rival
+    }
 }
 
 fn pattern(len: usize, seed: u64) -> Vec<u8> {
@@ -166,6 +199,9 @@ impl Network {
                     to_send,
                     written: 0,
                     received: Vec::new(),
+                    endless: false,
+                    keeps: true,
+                    read_bytes: 0,
                     eof: false,
                     read_credit: 0.0,
                     read_at: 0,
@@ -181,6 +217,9 @@ impl Network {
             serial: 0,
             links: [Link::default(), Link::default()],
             ends,
+            rival: None,
+            rival_bytes: 0,
+            chunk: vec![0; 65_536],
         }
     }
 
@@ -189,7 +228,7 @@ impl Network {
         let outage = profile
             .outage_ms
             .is_some_and(|(start, end)| (start..end).contains(&(self.now as f64 / 1e3)));
-        if self.trace {
+        if self.trace && from < self.ends.len() {
             let header = Packet::decode(datagram).expect("our own packets decode").header;
             eprintln!("{:>9} from {from}: {header:?} {} bytes", self.now, datagram.len());
         }
@@ -208,8 +247,10 @@ impl Network {
             let service = (datagram.len() + IP_UDP) as f64 / profile.rate * SECOND;
             let link = &mut self.links[from % 2];
             let start = link.free_at.max(self.now);
-            let waiting = (start - self.now) as f64 / service;
-            if waiting > profile.queue as f64 {
+            // In full packets, whatever the size of this one. Chance decides about the last place: otherwise streams fall into step,
+            // and the one that always comes a moment too late gets nothing.
+            let waiting = (start - self.now) as f64 / (FULL_PACKET / profile.rate * SECOND);
+            if waiting + self.random.unit() > profile.queue as f64 {
                 continue;
             }
             link.free_at = start + service.max(1.0) as u64;
@@ -228,7 +269,7 @@ impl Network {
     fn turn(&mut self, index: usize) {
         let end = &mut self.ends[index];
         end.write();
-        end.read(self.now, &self.profile);
+        end.read(self.now, &self.profile, &mut self.chunk);
         let mut buffer = Vec::new();
         loop {
             buffer.clear();
@@ -263,49 +304,106 @@ impl Network {
             let Some(Reverse((_, _, to, datagram))) = self.flying.pop() else {
                 break;
             };
+            if to >= self.ends.len() {
+                self.rival_receives(to, &datagram);
+                continue;
+            }
             let packet = Packet::decode(&datagram).expect("our own packets decode");
             assert_eq!(packet.header.stream_id, to as u32);
             self.ends[to].stream.receive(self.now, &packet, datagram.len());
             self.turn(to);
         }
         for index in 0..self.ends.len() {
-            let stream = &mut self.ends[index].stream;
-            if stream.poll_timeout().is_some_and(|at| at <= self.now) {
-                stream.on_timeout(self.now);
+            let end = &mut self.ends[index];
+            let due = end.stream.poll_timeout().is_some_and(|at| at <= self.now);
+            if due {
+                end.stream.on_timeout(self.now);
             }
-            self.turn(index);
+            let reads_slowly = self.profile.read_rate.is_some() || self.profile.read_pause_ms.is_some();
+            if due || reads_slowly {
+                self.turn(index);
+            }
+        }
+        if let Some(rival) = &mut self.rival {
+            rival.on_timeout(self.now);
+            self.rival_turn();
         }
         true
     }
 
-    /// Bytes per second that each of `streams` gets when all send without end over one bottleneck.
-    pub(crate) fn shared_bottleneck(seed: u64, profile: &Profile, streams: usize, seconds: f64) -> Vec<f64> {
-        let plenty = (profile.rate * seconds) as usize;
-        let bytes: Vec<usize> = (0..streams * 2)
-            .map(|index| if index % 2 == 0 { plenty } else { 0 })
-            .collect();
-        let mut network = Self::new(seed, profile.clone(), &bytes);
+    fn rival_receives(&mut self, to: usize, datagram: &[u8]) {
+        let number = u64::from_le_bytes(datagram[..8].try_into().expect("eight bytes"));
+        if to % 2 == 1 {
+            self.rival_bytes += datagram.len() as u64;
+            let mut answer = number.to_le_bytes().to_vec();
+            answer.resize(RIVAL_ACK, 0);
+            self.send(to, &answer);
+        } else if let Some(rival) = &mut self.rival {
+            rival.acknowledged(number, self.now);
+            self.rival_turn();
+        }
+    }
+
+    fn rival_turn(&mut self) {
+        while let Some(number) = self.rival.as_mut().and_then(|rival| rival.send(self.now)) {
+            let mut packet = number.to_le_bytes().to_vec();
+            packet.resize(RIVAL_PACKET, 0);
+            self.send(self.ends.len(), &packet);
+        }
+    }
+
+    /// What `streams` of ours, and a rival, get of one bottleneck when all send without end; measured `between` two moments, seconds.
+    pub(crate) fn shared_bottleneck(
+        seed: u64,
+        profile: &Profile,
+        (streams, rival): (usize, Option<Law>),
+        between: (f64, f64),
+    ) -> Shares {
+        let mut network = Self::new(seed, profile.clone(), &vec![0; streams * 2]);
+        network.rival = rival.map(Rival::new);
+        for (index, end) in network.ends.iter_mut().enumerate() {
+            end.endless = index % 2 == 0;
+            end.keeps = false;
+        }
         (0..network.ends.len()).for_each(|index| network.turn(index));
-        while (network.now as f64) < seconds * SECOND && network.step() {}
-        network
-            .ends
+        network.rival_turn();
+        let before = network.run_until(between.0);
+        let after = network.run_until(between.1);
+        let mut rates = before
             .iter()
-            .skip(1)
-            .step_by(2)
-            .map(|end| end.received.len() as f64 / seconds)
+            .zip(&after)
+            .map(|(before, after)| (after - before) as f64 / (between.1 - between.0));
+        let rival = rates.next_back().unwrap_or(0.0);
+        Shares {
+            ours: rates.collect(),
+            rival,
+        }
+    }
+
+    /// Bytes that each receiver has read by then, the rival's last.
+    fn run_until(&mut self, seconds: f64) -> Vec<u64> {
+        while (self.now as f64) < seconds * SECOND && self.step() {}
+        let receivers = self.ends.iter().skip(1).step_by(2);
+        receivers
+            .map(|end| end.read_bytes)
+            .chain([self.rival_bytes])
             .collect()
     }
 }
 
 impl End {
     fn write(&mut self) {
+        if self.endless {
+            while self.stream.write(&ENDLESS) > 0 {}
+            return;
+        }
         self.written += self.stream.write(&self.to_send[self.written..]);
         if self.written == self.to_send.len() {
             self.stream.finish();
         }
     }
 
-    fn read(&mut self, now: u64, profile: &Profile) {
+    fn read(&mut self, now: u64, profile: &Profile, chunk: &mut [u8]) {
         if profile
             .read_pause_ms
             .is_some_and(|pause| (now as f64) < pause * 1e3)
@@ -319,7 +417,6 @@ impl End {
             limit = self.read_credit as usize;
         }
         self.read_at = now;
-        let mut chunk = vec![0; 65_536];
         while limit > 0 {
             let most = limit.min(chunk.len());
             let n = self.stream.read(&mut chunk[..most]);
@@ -328,7 +425,10 @@ impl End {
             }
             limit -= n;
             self.read_credit -= n as f64;
-            self.received.extend_from_slice(&chunk[..n]);
+            self.read_bytes += n as u64;
+            if self.keeps {
+                self.received.extend_from_slice(&chunk[..n]);
+            }
         }
         self.eof |= self.stream.read_state() == ReadState::End;
     }

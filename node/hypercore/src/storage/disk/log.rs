@@ -202,6 +202,21 @@ impl Batch {
         }
     }
 
+    /// The records that no later one changes: all but the last, which may become the end of the batch.
+    pub(super) fn settled(&self) -> &[u8] {
+        &self.bytes[..self.last.unwrap_or(0)]
+    }
+
+    /// Forgets the settled records, which were written; gives their bytes.
+    pub(super) fn forget_settled(&mut self) -> u64 {
+        let Some(last) = &mut self.last else {
+            return 0;
+        };
+        let settled = std::mem::take(last);
+        self.bytes.drain(..settled);
+        settled as u64
+    }
+
     pub(super) fn manifest(&mut self, manifest: &Manifest) {
         self.record(Kind::Manifest, 0, &manifest.to_bytes());
     }

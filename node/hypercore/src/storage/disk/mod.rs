@@ -17,6 +17,7 @@ mod flush;
 mod index;
 mod log;
 mod places;
+mod remains;
 mod seal;
 mod sidecar;
 mod work;
@@ -32,7 +33,8 @@ use bytes::Bytes;
 use self::files::{Held, failed};
 use self::index::Index;
 use self::log::{Batch, BlockPlace, Record, Sealed};
-use super::{Changes, Head, ImportedSegment, Storage, StorageError};
+use self::remains::Readers;
+use super::{Changes, Head, ImportedSegment, Remains, Storage, StorageError};
 use crate::bitfield::Bitfield;
 use crate::crypto::Hash;
 use crate::flat_tree;
@@ -136,6 +138,7 @@ pub struct DiskStorage {
     look_again_at: u64,
     /// Why the last sealing or compaction failed, and the log length at which it is tried again.
     maintenance: Option<(StorageError, u64)>,
+    readers: Readers,
 }
 
 impl DiskStorage {
@@ -185,6 +188,7 @@ impl DiskStorage {
             working: false,
             look_again_at: 0,
             maintenance: None,
+            readers: Readers::default(),
         };
         if !storage.closed {
             storage.cut_tail(scan.file_length)?;
@@ -447,14 +451,19 @@ impl Storage for DiskStorage {
 
     fn apply(&mut self, mut changes: Changes) -> Result<(), StorageError> {
         self.check_open()?;
+        let mut remains = None;
         if let Some(length) = changes.truncate {
             self.rescue(length, &mut changes)?;
+            remains = self.remains_of(length)?;
         }
         if !changes.user_data.is_empty() && self.version < log::USER_DATA_VERSION {
             self.compact()?;
         }
         for record in self.write(changes)? {
             self.index.take(record);
+        }
+        if let Some(remains) = remains {
+            self.readers.add(remains);
         }
         self.maintain();
         Ok(())
@@ -492,6 +501,15 @@ impl Storage for DiskStorage {
 
     fn is_behind(&self) -> bool {
         self.owners_wait()
+    }
+
+    fn keep_remains(&mut self, below: u64) {
+        self.readers.below = below;
+    }
+
+    fn take_remains(&mut self, from: u64) -> Option<Arc<dyn Remains>> {
+        let remains = self.readers.take(from)?;
+        Some(remains)
     }
 
     fn content_cipher(&self) -> Option<&ContentCipher> {

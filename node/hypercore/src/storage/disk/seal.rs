@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::log::{self, Batch, BlockPlace, Record, Sealed};
 use super::places::{self, Page};
 use super::sidecar;
-use super::work::FAR_BEHIND_BYTES;
+use super::work::{FAR_BEHIND_BYTES, PIECE_BYTES};
 use super::{DiskStorage, Storage, StorageError};
 use crate::node::Node;
 use crate::segment::cut::is_settled;
@@ -104,7 +104,7 @@ impl DiskStorage {
     /// Writes a subtree as a segment, and says so in the log.
     pub(super) fn seal(&mut self, id: SegmentId) -> Result<(), StorageError> {
         let job = self.seal_job(id)?;
-        job.write()?;
+        job.write_durable()?;
         self.files.sync_dir(&self.dir.join("segments"))?;
         self.count_segment(job.sealed, &job.top)
     }
@@ -244,23 +244,22 @@ impl DiskStorage {
     }
 
     /// Writes the log anew with what is still needed of it. The new log is durable before it takes the old one's name.
+    ///
+    /// In pieces: what is live may be more than fits the memory well.
     pub fn compact(&mut self) -> Result<(), StorageError> {
         let generation = self.generation + 1;
         let header = log::encode_header(generation, &self.discovery_key);
-        let base = header.len() as u64;
-        let mut batch = Batch::new(generation);
-        if let Some(manifest) = &self.index.manifest {
-            batch.manifest(manifest);
-        }
-        for sealed in self.index.segments.values() {
-            batch.seal(sealed);
-            self.clear_holes(sealed, &mut batch);
-        }
-        let mut nodes: Vec<Node> = self.index.nodes().collect();
-        nodes.sort_unstable_by_key(|node| node.index);
-        batch.nodes(&nodes);
+        let mut unfinished = self.files.begin_whole(&self.log)?;
+        unfinished.write(&header)?;
+        let mut base = header.len() as u64;
+        let mut batch = Batch::with_buffer(generation, self.files.buffer());
+        self.live_state(&mut batch);
         let mut places: Vec<(u64, BlockPlace)> = Vec::with_capacity(self.index.blocks.len());
         for (index, place) in &self.index.blocks {
+            if batch.bytes.len() >= PIECE_BYTES {
+                unfinished.write(batch.settled())?;
+                base += batch.forget_settled();
+            }
             let block = self.log_block(place)?;
             places.push((*index, batch.block(base, *index, &block)));
         }
@@ -269,14 +268,17 @@ impl DiskStorage {
             batch.user_data(name, Some(value));
         }
         batch.finish();
+        unfinished.write(&batch.bytes)?;
+        let end = base + batch.bytes.len() as u64;
         let mut synced = Batch::new(generation);
-        synced.synced(base + batch.bytes.len() as u64);
+        synced.synced(end);
         synced.finish();
-        self.files
-            .write_whole(&self.log, &[&header, &batch.bytes, &synced.bytes])?;
+        unfinished.write(&synced.bytes)?;
+        unfinished.finish()?;
+        self.files.give_back(batch.bytes);
         // From the rename on the new log is the one that counts, whatever happens next.
         (self.version, self.generation) = (log::VERSION, generation);
-        self.log_bytes = base + (batch.bytes.len() + synced.bytes.len()) as u64;
+        self.log_bytes = end + synced.bytes.len() as u64;
         for (index, place) in places {
             self.index.blocks.insert(index, place);
         }
@@ -291,6 +293,20 @@ impl DiskStorage {
         let (dropped, hollowed) = (self.index.dropped.clone(), self.index.hollowed.clone());
         self.remove_dropped(&dropped, &hollowed);
         Ok(())
+    }
+
+    /// What a new log begins with: everything but blocks, head and user data.
+    fn live_state(&self, batch: &mut Batch) {
+        if let Some(manifest) = &self.index.manifest {
+            batch.manifest(manifest);
+        }
+        for sealed in self.index.segments.values() {
+            batch.seal(sealed);
+            self.clear_holes(sealed, batch);
+        }
+        let mut nodes: Vec<Node> = self.index.nodes().collect();
+        nodes.sort_unstable_by_key(|node| node.index);
+        batch.nodes(&nodes);
     }
 
     /// Says which blocks of a segment are not held: they were cleared after it was sealed.
@@ -309,10 +325,13 @@ impl DiskStorage {
         }
     }
 
-    /// Removes the files of segments whose dropping is durable, unless they are needed again. What cannot be removed now
+    /// Removes the files of segments whose dropping is durable, unless they are needed again or still read. What cannot be removed now
     /// is a stray for the next opening.
     pub(super) fn remove_dropped(&mut self, dropped: &[Sealed], hollowed: &[Sealed]) {
         for sealed in dropped {
+            if self.readers.read(sealed) {
+                continue;
+            }
             if let Some(at) = self.index.dropped.iter().position(|gone| gone == sealed) {
                 self.index.dropped.swap_remove(at);
                 let _ = self.files.remove(&self.segment_path(sealed));

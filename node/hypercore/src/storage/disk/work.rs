@@ -9,10 +9,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use bytes::Bytes;
 
-use super::files::{Files, failed};
+use super::files::{Files, Unfinished, failed};
 use super::log::{BlockPlace, Sealed};
 use super::seal::damaged;
 use super::{DiskStorage, StorageError, sidecar};
@@ -27,8 +28,8 @@ const SEALED_AT_ONCE: usize = 16;
 /// written once while it lasts. The nodes are what it may cost in memory, about 30 MiB.
 const PRESSING_BYTES: u64 = 128 << 20;
 const PRESSING_NODES: usize = 1 << 18;
-/// Bytes that a segment is written in.
-const PIECE_BYTES: usize = 256 << 10;
+/// Bytes that a segment, or a new log, is written in.
+pub(super) const PIECE_BYTES: usize = 256 << 10;
 /// Dead log bytes that are tolerated while there is always something to seal: the log of a core that is written faster
 /// than it is sealed is written anew this seldom.
 const BUSY_DEAD_BYTES: u64 = 512 << 20;
@@ -63,14 +64,48 @@ impl Work {
 }
 
 fn write_segments(jobs: &[SealJob]) -> Result<(), StorageError> {
-    for job in jobs {
-        job.write()?;
+    match jobs {
+        [job] => job.write_durable()?,
+        jobs => write_overlapped(jobs)?,
     }
     // One sync makes all names durable.
     jobs.first().map_or(Ok(()), |job| match job.segment.parent() {
         Some(dir) => job.files.sync_dir(dir),
         None => Ok(()),
     })
+}
+
+/// Waits for the disk to have one segment while the next one is read and written: either takes about as long.
+fn write_overlapped(jobs: &[SealJob]) -> Result<(), StorageError> {
+    std::thread::scope(|scope| {
+        let (written, to_finish) = sync_channel::<Written<'_>>(0);
+        let finishing = scope.spawn(move || to_finish.into_iter().try_for_each(Written::finish));
+        let filled = jobs.iter().try_for_each(|job| {
+            let segment = job.write()?;
+            // Nobody takes it: finishing failed, and says why below.
+            let _ = written.send(segment);
+            Ok(())
+        });
+        drop(written);
+        let finished = finishing
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        finished.and(filled)
+    })
+}
+
+/// A segment and its sidecar, written and not yet durable.
+struct Written<'a> {
+    segment: Unfinished<'a>,
+    sidecar: Unfinished<'a>,
+}
+
+impl Written<'_> {
+    /// Makes them durable, but for their names.
+    fn finish(self) -> Result<(), StorageError> {
+        self.segment.finish()?;
+        self.sidecar.finish()
+    }
 }
 
 #[derive(Debug)]
@@ -95,18 +130,24 @@ pub(super) struct SealJob {
 }
 
 impl SealJob {
-    /// Writes the segment and its sidecar. Both are durable but for their names.
-    pub(super) fn write(&self) -> Result<(), StorageError> {
-        let side = match &self.cipher {
+    /// Writes the segment and its sidecar.
+    fn write(&self) -> Result<Written<'_>, StorageError> {
+        let (segment, side) = match &self.cipher {
             None => self.write_plain()?,
             Some(cipher) => self.write_sealed(cipher)?,
         };
-        self.files
-            .write_whole(&self.segment.with_extension("tree"), &[&side])
+        let mut sidecar = self.files.begin_whole(&self.segment.with_extension("tree"))?;
+        sidecar.write(&side)?;
+        Ok(Written { segment, sidecar })
+    }
+
+    /// Writes both, durable but for their names.
+    pub(super) fn write_durable(&self) -> Result<(), StorageError> {
+        self.write()?.finish()
     }
 
     /// In pieces, so that eight megabytes neither pass through the memory at once nor leave the processor's cache.
-    fn write_plain(&self) -> Result<Vec<u8>, StorageError> {
+    fn write_plain(&self) -> Result<(Unfinished<'_>, Vec<u8>), StorageError> {
         let unfit = || damaged("blocks that do not fit a segment", &self.log, 0);
         let lengths = self.blocks.iter().map(Source::length);
         let start = encode_start(&self.place, lengths, &self.top).map_err(|_| unfit())?;
@@ -137,11 +178,11 @@ impl SealJob {
         }
         unfinished.write(&piece)?;
         self.files.give_back(piece);
-        unfinished.finish()?;
-        sidecar::encode_places(self.sealed.id, self.nodes.clone(), places).ok_or_else(unfit)
+        let side = sidecar::encode_places(self.sealed.id, self.nodes.clone(), places).ok_or_else(unfit)?;
+        Ok((unfinished, side))
     }
 
-    fn write_sealed(&self, cipher: &ContentCipher) -> Result<Vec<u8>, StorageError> {
+    fn write_sealed(&self, cipher: &ContentCipher) -> Result<(Unfinished<'_>, Vec<u8>), StorageError> {
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for source in &self.blocks {
             blocks.push(match source {
@@ -158,10 +199,12 @@ impl SealJob {
         let encoded = encode_hashed(&self.place, Some(cipher), &blocks, &leaves, self.top)
             .map_err(|_| damaged("blocks that do not fit a segment", &self.log, 0))?;
         drop(blocks);
-        self.files.write_whole(&self.segment, &[&encoded.bytes])?;
+        let mut unfinished = self.files.begin_whole(&self.segment)?;
+        unfinished.write(&encoded.bytes)?;
         let broken = || damaged("a segment", &self.segment, 0);
         let header = Header::decode(&encoded.bytes).map_err(|_| broken())?;
-        sidecar::encode(&encoded.bytes, &header, self.nodes.clone()).ok_or_else(broken)
+        let side = sidecar::encode(&encoded.bytes, &header, self.nodes.clone()).ok_or_else(broken)?;
+        Ok((unfinished, side))
     }
 
     fn read_into(&self, place: &BlockPlace, bytes: &mut [u8]) -> Result<(), StorageError> {
