@@ -76,7 +76,7 @@ pub struct Swarm {
     stats: watch::Receiver<SwarmStats>,
     public_key: [u8; 32],
     dht: Dht,
-    door: Door,
+    door: Arc<Door>,
 }
 
 impl fmt::Debug for Swarm {
@@ -103,7 +103,7 @@ impl Swarm {
             stats,
             public_key,
             dht,
-            door,
+            door: Arc::new(door),
         }
     }
 
