@@ -1,6 +1,13 @@
 //! Streams between two endpoints of ours over real sockets.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use cumulet_udx::{Datagrams, Endpoint, Firewall, Socket, StreamOptions, UdxStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -270,6 +277,43 @@ async fn a_stream_moves_to_another_socket_and_id_in_the_middle_of_a_transfer() {
         );
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_leaves_out_of_a_run_of_packets_what_it_may_not_forward() {
+    let (a, b, relay) = (side(), side(), side());
+    let create = |side: &Side| {
+        side.endpoint
+            .create_stream(StreamOptions::default())
+            .expect("create")
+    };
+    let (left, right, to_left, to_right) = (create(&a), create(&b), create(&relay), create(&relay));
+    let connect = |stream: &UdxStream, from: &Side, id, to: &Side| {
+        stream
+            .connect(&from.socket, id, to.socket.local_addr())
+            .expect("connect");
+    };
+    connect(&to_left, &relay, left.id(), &a);
+    connect(&to_right, &relay, right.id(), &b);
+    let asked = Arc::new(AtomicU64::new(0));
+    let counted = asked.clone();
+    let allow = move |packet: &[u8]| packet.len() >= 20 && counted.fetch_add(1, Ordering::Relaxed) % 30 != 29;
+    to_left.relay_to(&to_right, Some(Arc::new(allow)));
+    to_right.relay_to(&to_left, None);
+    connect(&left, &a, to_left.id(), &relay);
+    connect(&right, &b, to_right.id(), &relay);
+    let data = pattern(1 << 20, 6);
+    within(async {
+        let (at_left, at_right) = tokio::join!(exchange(left, data.clone()), exchange(right, data.clone()));
+        assert!(at_left == data && at_right == data);
+    })
+    .await;
+    let relayed = to_left.stats().relayed_packets;
+    let asked = asked.load(Ordering::Relaxed);
+    assert!(
+        relayed <= asked - asked / 30 && relayed > 700,
+        "{relayed} of {asked} packets went on"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

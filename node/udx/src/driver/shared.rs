@@ -78,23 +78,38 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Sends the packet on, under the other side's id. Dropped while the other side is not connected, or its socket is full:
-    /// the end points send it again.
-    pub(super) fn forward(&self, datagram: &mut [u8]) {
+    /// Sends packets on, under the other side's id, in one system call where the system can: those of `run`, each `stride` long and the
+    /// last perhaps shorter, as they arrived. Dropped while the other side is not connected, or its socket is full: the end points
+    /// send them again.
+    pub(super) fn forward(&self, run: &mut [u8], stride: usize) {
         let Some(to) = self.to.upgrade() else { return };
-        let destroys = Packet::decode(datagram).is_ok_and(|packet| packet.header.flags.has(Flags::DESTROY));
+        let mut destroys = false;
         let target = to.lock().target();
-        // Asked for packets that will leave only: what is dropped for want of a target is not to be charged.
-        let allowed = |datagram: &[u8]| destroys || self.allow.as_ref().is_none_or(|allow| allow(datagram));
-        if let Some((path, remote_id, socket)) = target
-            && allowed(datagram)
-        {
-            packet::rewrite_stream_id(datagram, remote_id);
-            let sent = socket.try_send(path.address, datagram, datagram.len()).is_ok();
-            if let (true, Some(from)) = (sent, self.from.upgrade()) {
-                let mut state = from.lock();
-                state.relayed_packets += 1;
-                state.relayed_bytes += datagram.len() as u64;
+        let (mut kept, mut at) = (0, 0);
+        while at < run.len() {
+            let end = (at + stride).min(run.len());
+            let last =
+                Packet::decode(&run[at..end]).is_ok_and(|packet| packet.header.flags.has(Flags::DESTROY));
+            destroys |= last;
+            // Asked for packets that will leave only: what is dropped for want of a target is not to be charged.
+            if let Some((_, remote_id, _)) = target
+                && (last || self.allow.as_ref().is_none_or(|allow| allow(&run[at..end])))
+            {
+                packet::rewrite_stream_id(&mut run[at..end], remote_id);
+                run.copy_within(at..end, kept);
+                kept += end - at;
+            }
+            at = end;
+        }
+        if let Some((path, _, socket)) = target {
+            let most = socket.max_segments().min(MAX_SEGMENTED / stride).max(1);
+            for batch in run[..kept].chunks(most * stride) {
+                let sent = socket.try_send(path.address, batch, stride).is_ok();
+                if let (true, Some(from)) = (sent, self.from.upgrade()) {
+                    let mut state = from.lock();
+                    state.relayed_packets += batch.len().div_ceil(stride) as u64;
+                    state.relayed_bytes += batch.len() as u64;
+                }
             }
         }
         if let (true, Some(from)) = (destroys, self.from.upgrade()) {

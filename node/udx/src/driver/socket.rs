@@ -5,6 +5,7 @@ use std::{
     fmt,
     io::{self, IoSliceMut},
     net::SocketAddr,
+    ops::Range,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Source,
     endpoint::EndpointInner,
-    shared::{Arrival, StreamShared},
+    shared::{Arrival, Relay, StreamShared},
 };
 use crate::{packet, stream::SocketId};
 
@@ -320,16 +321,11 @@ impl ReceiveTask {
             let Some(joined) = buffer.get_mut(..meta.len) else {
                 continue;
             };
-            for datagram in joined.chunks_mut(meta.stride.max(1)) {
-                self.handle_datagram(
-                    &Source {
-                        socket: socket.clone(),
-                        address: meta.addr,
-                    },
-                    datagram,
-                    &mut touched,
-                );
-            }
+            let source = Source {
+                socket: socket.clone(),
+                address: meta.addr,
+            };
+            self.handle_joined(&source, joined, meta.stride.max(1), &mut touched);
         }
         for stream in touched {
             stream.after_batch();
@@ -337,17 +333,57 @@ impl ReceiveTask {
         count > 0
     }
 
-    fn handle_datagram(&self, source: &Source, datagram: &mut [u8], touched: &mut Vec<Arc<StreamShared>>) {
+    /// Datagrams that the kernel joined, each `stride` long and the last perhaps shorter. Those in a row for one relayed stream leave
+    /// together, as they came.
+    fn handle_joined(
+        &self,
+        source: &Source,
+        joined: &mut [u8],
+        stride: usize,
+        touched: &mut Vec<Arc<StreamShared>>,
+    ) {
+        let mut run: Option<(Arc<Relay>, Range<usize>)> = None;
+        for start in (0..joined.len()).step_by(stride) {
+            let end = (start + stride).min(joined.len());
+            let next = self.handle_datagram(source, &joined[start..end], touched);
+            run = match (run, next) {
+                (Some((relay, range)), Some(next)) if Arc::ptr_eq(&relay, &next) => {
+                    Some((relay, range.start..end))
+                }
+                (before, next) => {
+                    if let Some((relay, range)) = before {
+                        relay.forward(&mut joined[range], stride);
+                    }
+                    next.map(|relay| (relay, start..end))
+                }
+            };
+        }
+        if let Some((relay, range)) = run {
+            relay.forward(&mut joined[range], stride);
+        }
+    }
+
+    /// Takes a datagram; the answer is by whom it is to be forwarded.
+    fn handle_datagram(
+        &self,
+        source: &Source,
+        datagram: &[u8],
+        touched: &mut Vec<Arc<StreamShared>>,
+    ) -> Option<Arc<Relay>> {
         if let Some(id) = packet::stream_id(datagram) {
             let last = touched.last().filter(|stream| stream.id() == id).cloned();
             let known = last.is_some();
             if let Some(stream) = last.or_else(|| self.endpoint.stream(id)) {
-                match stream.handle_packet(source, datagram) {
-                    Arrival::Handled if !known => touched.push(stream),
-                    Arrival::Handled | Arrival::Dropped => {}
-                    Arrival::Relayed(relay) => relay.forward(datagram),
-                }
-                return;
+                return match stream.handle_packet(source, datagram) {
+                    Arrival::Handled => {
+                        if !known {
+                            touched.push(stream);
+                        }
+                        None
+                    }
+                    Arrival::Dropped => None,
+                    Arrival::Relayed(relay) => Some(relay),
+                };
             }
         }
         let datagram = Datagram {
@@ -357,5 +393,6 @@ impl ReceiveTask {
         if self.queue.try_send(datagram).is_err() {
             self.socket.dropped.fetch_add(1, Ordering::Relaxed);
         }
+        None
     }
 }

@@ -3,14 +3,14 @@
 //! Memory is bounded by the unsealed head (its blocks and nodes) and by one small entry per segment; nodes inside a sealed
 //! segment are read from its sidecar.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
 
 use super::log::{BlockPlace, NODE_BYTES, RECORD_BYTES, Record, Sealed};
+use super::nodes::Nodes;
 use crate::bitfield::Bitfield;
-use crate::crypto::Hash;
 use crate::flat_tree;
 use crate::manifest::Manifest;
 use crate::node::Node;
@@ -26,7 +26,7 @@ pub(super) struct Index {
     /// Blocks whose newest copy lies in the log.
     pub(super) blocks: BTreeMap<u64, BlockPlace>,
     /// Nodes that no sealed segment holds, and the tops of those that are sealed.
-    nodes: HashMap<u64, (u64, Hash)>,
+    nodes: Nodes,
     /// By first block; they never overlap.
     pub(super) segments: BTreeMap<u64, Sealed>,
     /// Segments that were superseded or dropped; their files may go once the log that says so is durable.
@@ -43,19 +43,11 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn node(&self, index: u64) -> Option<Node> {
-        self.nodes.get(&index).map(|(size, hash)| Node {
-            index,
-            size: *size,
-            hash: *hash,
-        })
+        self.nodes.get(index)
     }
 
     pub(super) fn nodes(&self) -> impl Iterator<Item = Node> + '_ {
-        self.nodes.iter().map(|(index, (size, hash))| Node {
-            index: *index,
-            size: *size,
-            hash: *hash,
-        })
+        self.nodes.iter()
     }
 
     pub(super) fn node_count(&self) -> usize {
@@ -120,7 +112,7 @@ impl Index {
     }
 
     pub(super) fn put_node(&mut self, node: &Node) {
-        self.nodes.insert(node.index, (node.size, node.hash));
+        self.nodes.put(node);
     }
 
     pub(super) fn put_block(&mut self, index: u64, place: BlockPlace) {
@@ -160,8 +152,7 @@ impl Index {
         }
         self.forget_blocks(length..u64::MAX);
         self.bitfield.clear_range(length..u64::MAX);
-        self.nodes
-            .retain(|index, _| flat_tree::end_block(*index) <= length);
+        self.nodes.retain(|index| flat_tree::end_block(index) <= length);
     }
 
     fn clear(&mut self, blocks: &Range<u64>) {
@@ -179,17 +170,10 @@ impl Index {
         }
     }
 
-    /// Forgets the nodes of a subtree except its top, by whichever way touches fewer.
+    /// Forgets the nodes of a subtree except its top.
     fn forget_nodes_below(&mut self, top: u64) {
         let below = flat_tree::left_span(top)..=flat_tree::right_span(top);
-        if flat_tree::leaf_count(top) < self.nodes.len() as u64 {
-            for index in below.filter(|index| *index != top) {
-                self.nodes.remove(&index);
-            }
-        } else {
-            self.nodes
-                .retain(|index, _| *index == top || !below.contains(index));
-        }
+        self.nodes.forget(&below, top);
     }
 
     fn seal(&mut self, sealed: Sealed) {

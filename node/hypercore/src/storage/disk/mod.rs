@@ -16,6 +16,7 @@ mod files;
 mod flush;
 mod index;
 mod log;
+mod nodes;
 mod places;
 mod remains;
 mod seal;
