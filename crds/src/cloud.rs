@@ -120,11 +120,11 @@ impl Default for StorageSpec {
 #[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkSpec {
-    /// UDP port of the swarm.
+    /// Port of the swarm, for UDP and TCP.
     #[serde(default = "swarm_port")]
     #[schemars(range(min = 1024, max = 65535))]
-    #[x_kube(validation = Rule::new("!(self in [8080, 8443, 9090])")
-        .message("spec.network.port must not be 8080, 8443 or 9090: the replica listens there for other things"))]
+    #[x_kube(validation = Rule::new("!(self in [8080, 8090, 8443, 9090])")
+        .message("spec.network.port must not be 8080, 8090, 8443 or 9090: the replica listens there for other things"))]
     pub port: i32,
     /// How the swarm's port is reached from outside the cluster.
     #[serde(default)]

@@ -155,6 +155,12 @@ fn from_another_namespace_only_the_swarm_port_is_reachable() -> Result<()> {
             .map(Some)
     })?;
 
+    // Over TCP the swarm is reached as over UDP.
+    assert!(
+        connects(target, 49_737)?,
+        "peers whose network lets no UDP through come over TCP"
+    );
+
     // Opening the archive to the public opens the gateway, and nothing else.
     scene.archive(&drive.key, &json!({"gateway": {"public": true}}))?;
     poll::until("the gateway being open", Duration::from_mins(1), || {

@@ -4,13 +4,17 @@
 //! write; [`Config`] is what the node runs with, checked once, so that nothing else has to check again.
 //! An unknown field in the file is an error that names it: a typo must not become a silent default.
 
+mod replicas;
+
+pub use self::replicas::ReplicaPeer;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
-/// Default UDP port of the swarm, the one HyperDHT nodes use (hyperdht `lib/constants.js`).
+/// Default port of the swarm, for UDP and TCP: the one HyperDHT nodes use (hyperdht `lib/constants.js`).
 pub const DEFAULT_SWARM_PORT: u16 = 49737;
 /// Default recovery point objective: how long a verified block may wait for its backup.
 pub const DEFAULT_MAX_LAG: Duration = Duration::from_secs(5);
@@ -33,7 +37,7 @@ pub struct Options {
     /// Announce the keys given with --pin on the DHT, so that others who know them find this node.
     #[arg(long, env = "CUMULET_ANNOUNCE", num_args = 0..=1, default_missing_value = "true")]
     pub announce: Option<bool>,
-    /// UDP port of the swarm; 0 takes any free one.
+    /// Port of the swarm, for UDP and TCP; 0 takes any free one.
     #[arg(long, env = "CUMULET_SWARM_PORT", value_name = "PORT")]
     pub swarm_port: Option<u16>,
     /// DHT nodes to start from, host:port; none means the public DHT.
@@ -66,7 +70,8 @@ pub struct Options {
     /// Links that the relay carries at a time.
     #[arg(long, env = "CUMULET_RELAY_MAX_SESSIONS", value_name = "NUMBER")]
     pub relay_max_sessions: Option<u32>,
-    /// Where browsers get a DHT over WebSockets, without TLS; absent means nowhere.
+    /// Where browsers get a DHT over WebSockets, without TLS, and where other replicas come in that nothing else is let through
+    /// to; absent means nowhere.
     #[arg(long, env = "CUMULET_WEBSOCKET_LISTEN", value_name = "ADDR")]
     pub websocket_listen: Option<SocketAddr>,
     /// Let every page use it, and not only members.
@@ -107,11 +112,12 @@ pub struct Options {
     /// Name of this replica; its number behind the last dash chooses the seed.
     #[arg(long, env = "CUMULET_REPLICA_NAME", value_name = "NAME")]
     pub replica_name: Option<String>,
-    /// The cloud's other replicas: public-key-hex@host:port.
+    /// The cloud's other replicas: public-key-hex@host:port, for UDP and TCP; or public-key-hex@wss://host/path (or ws://) for
+    /// WebSockets, where a network lets nothing else through. More than one way to the same replica may be given.
     #[arg(
         long,
         env = "CUMULET_REPLICAS_PEERS",
-        value_name = "KEY@HOST:PORT",
+        value_name = "KEY@PLACE",
         value_delimiter = ','
     )]
     pub replicas_peers: Vec<String>,
@@ -169,15 +175,6 @@ fn field(field: &'static str, problem: impl Into<String>) -> ConfigError {
         field,
         problem: problem.into(),
     }
-}
-
-/// Another replica of the same cloud.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReplicaPeer {
-    /// Its public key on the swarm.
-    pub public_key: [u8; 32],
-    /// `host:port`, resolved each time it is dialled: pods change their address.
-    pub address: String,
 }
 
 /// Who may have a DHT over WebSockets, and where.
@@ -240,7 +237,7 @@ pub struct Config {
     pub sparse: bool,
     /// Whether those pins are announced.
     pub announce: bool,
-    /// UDP port of the swarm.
+    /// Port of the swarm, for UDP and TCP.
     pub swarm_port: u16,
     /// DHT nodes to start from; empty means the public DHT.
     pub bootstrap: Vec<String>,
@@ -359,11 +356,7 @@ impl Options {
         let device_seed = self.device_seed(&data_dir)?;
         let (members, relay) = (self.members()?, self.relay()?);
         let (websocket, blind_peer) = (self.websocket(), self.blind_peer());
-        let replicas = self
-            .replicas_peers
-            .iter()
-            .map(|text| parse_replica(text))
-            .collect::<Result<_, _>>()?;
+        let replicas = replicas::parse(&self.replicas_peers)?;
         let max_lag = match &self.backup_max_lag {
             None => DEFAULT_MAX_LAG,
             Some(text) => parse_duration(text).ok_or_else(|| {
@@ -505,25 +498,6 @@ fn parse_public_key(text: &str) -> Option<[u8; 32]> {
     Some(public_key)
 }
 
-fn parse_replica(text: &str) -> Result<ReplicaPeer, ConfigError> {
-    let wrong = || {
-        field(
-            "replicas-peers",
-            format!("{text:?} is not of the form <64 hex digits>@host:port"),
-        )
-    };
-    let (key, address) = text.split_once('@').ok_or_else(wrong)?;
-    let public_key = parse_public_key(key).ok_or_else(wrong)?;
-    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
-    if host.is_empty() || port.parse::<u16>().is_err() {
-        return Err(wrong());
-    }
-    Ok(ReplicaPeer {
-        public_key,
-        address: address.to_owned(),
-    })
-}
-
 fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits.parse().ok()?;
@@ -601,15 +575,6 @@ mod tests {
             options.check().unwrap().device_seed,
             DeviceSeed::File("/seeds/seed-12".into())
         );
-    }
-
-    #[test]
-    fn a_replica_without_port_is_refused_with_the_expected_form() {
-        let options = Options {
-            replicas_peers: vec![format!("{}@host", "0".repeat(64))],
-            ..minimal()
-        };
-        assert!(options.check().unwrap_err().to_string().contains("host:port"));
     }
 
     #[test]

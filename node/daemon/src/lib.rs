@@ -2,7 +2,7 @@
 //!
 //! The binary is a command line and this library. From the bottom up: [`config`] is what to run with, [`secrets`] and
 //! [`pins`] outlive the process, [`backup`] hands cores to the object store, [`archive`] keeps one pinned archive,
-//! [`services`] are what the node does for others, [`node`] holds them together, [`gateway`] shows them to the world,
+//! `swarm` finds peers and lets them in, [`services`] are what the node does for others, [`node`] holds them together, [`gateway`] shows them to the world,
 //! [`http`] tells the owner, and [`run`] starts and stops all of it.
 
 pub mod archive;
@@ -15,3 +15,4 @@ pub mod pins;
 pub mod run;
 pub mod secrets;
 pub mod services;
+mod swarm;

@@ -4,7 +4,6 @@
 //! task runs on one tracker and ends with [`Node::shutdown`].
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -14,23 +13,21 @@ use cumulet_hypercore::corestore::{Corestore, CorestoreConfig, CorestoreError};
 use cumulet_hypercore::driver::{Session, replicate};
 use cumulet_hypercore::segment::ContentCipher;
 use cumulet_hypercore::storage::DiskOptions;
-use cumulet_hyperdht::{Dht, DhtConfig};
+use cumulet_hyperdht::Dht;
 use cumulet_hyperdrive::plan::Selection;
-use cumulet_hyperswarm::{Connection, Swarm, SwarmConfig, SwarmLimits};
-use cumulet_secret_stream::noise::KeyPair;
+use cumulet_hyperswarm::{Connection, Swarm, SwarmStats};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{Instrument, debug, info_span, warn};
 
 use crate::archive::{Archive, Surroundings, short};
 use crate::backup::{Backup, BackupError};
-use crate::config::{Config, DeviceSeed, ReplicaPeer};
+use crate::config::{Config, DeviceSeed};
 use crate::pins::{Key, PinError, PinStore};
 use crate::secrets::{self, SecretError};
 use crate::services::{self, ServiceCounters, ServiceError, Services};
+use crate::swarm;
 
-/// How often the addresses of the cloud's other replicas are looked up: a pod that was made anew has another one.
-const REPLICA_LOOKUP: Duration = Duration::from_secs(15);
 /// How long the last goodbyes may take.
 const GOODBYE: Duration = Duration::from_secs(8);
 
@@ -60,6 +57,20 @@ pub enum StartError {
     /// The cores can't be opened.
     #[error("failed to open the store: {0}")]
     Store(#[from] CorestoreError),
+    /// Peers can't be listened for.
+    #[error(
+        "failed to listen for peers on TCP port {port}: {source}; hint: the swarm uses one port number for UDP and TCP; \
+         free this one, or give another with --swarm-port (0: any)"
+    )]
+    SwarmTcp {
+        /// The port.
+        port: u16,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// There is no TLS for WebSockets.
+    #[error("failed to set up TLS for replicas at wss:// addresses")]
+    Tls(#[source] rustls::Error),
     /// The network can't be used.
     #[error("failed to start the swarm on UDP port {port}: {reason}")]
     Swarm {
@@ -150,9 +161,10 @@ impl Node {
         };
         let store = Corestore::open(&config.data_dir.join("cores"), store_config.clone())?;
         let backup = Arc::new(Backup::start(config, content_key, tasks.clone(), cancel.clone())?);
-        let (dht, swarm) = start_swarm(config, &seed, &tasks, &cancel).await?;
+        let (dht, swarm) = swarm::start(config, &seed, &tasks, &cancel).await?;
         let around = services::Surroundings {
             dht: &dht,
+            swarm: &swarm,
             device_seed: &seed,
             data_dir: &config.data_dir,
             store: &store_config,
@@ -188,7 +200,9 @@ impl Node {
             .iter()
             .filter(|replica| replica.public_key != *node.swarm.public_key())
         {
-            node.tasks.spawn(Arc::clone(&node).keep_replica(replica.clone()));
+            let (swarm, cancel) = (node.swarm.clone(), node.cancel.clone());
+            node.tasks
+                .spawn(swarm::keep_replica(swarm, replica.clone(), cancel));
         }
         for (key, spec) in known {
             node.start_archive(key, spec);
@@ -200,6 +214,16 @@ impl Node {
     /// Our public key on the swarm.
     pub fn public_key(&self) -> &[u8; 32] {
         self.swarm.public_key()
+    }
+
+    /// What the swarm has done and does now.
+    pub fn swarm_stats(&self) -> SwarmStats {
+        self.swarm.stats()
+    }
+
+    /// The port on which the swarm is, for UDP and for TCP.
+    pub fn swarm_port(&self) -> u16 {
+        self.dht.local_address().port()
     }
 
     /// What the services have done and do now.
@@ -362,42 +386,6 @@ impl Node {
         }
     }
 
-    /// Keeps a connection to another replica of the cloud, wherever its pod is now.
-    async fn keep_replica(self: Arc<Self>, replica: ReplicaPeer) {
-        let mut known = Vec::new();
-        loop {
-            let found = tokio::select! {
-                () = self.cancel.cancelled() => return,
-                found = tokio::net::lookup_host(&replica.address) => found,
-            };
-            match found {
-                Ok(addresses) => {
-                    let addresses: Vec<SocketAddrV4> = addresses
-                        .filter_map(|address| {
-                            if let SocketAddr::V4(v4) = address {
-                                Some(v4)
-                            } else {
-                                None
-                            }
-                        })
-                        .collect();
-                    if !addresses.is_empty() && addresses != known {
-                        info!(replica = %replica.address, ?addresses, "another replica");
-                        if let Err(error) = self.swarm.join_peer(replica.public_key, addresses.clone()) {
-                            warn!(replica = %replica.address, %error, "replica");
-                        }
-                        known = addresses;
-                    }
-                }
-                Err(error) => debug!(replica = %replica.address, %error, "replica has no address yet"),
-            }
-            tokio::select! {
-                () = self.cancel.cancelled() => return,
-                () = tokio::time::sleep(REPLICA_LOOKUP) => {}
-            }
-        }
-    }
-
     /// Stops everything: withdraws announcements, ships what waits for its backup, syncs and closes the cores. Bounded.
     pub async fn shutdown(&self) {
         let goodbyes = async {
@@ -449,53 +437,6 @@ fn content_key(config: &Config) -> Result<[u8; 32], SecretError> {
         warn!(file = %config.content_key_file.display(), "made a content key: keep a copy, the backup can't be read without it");
     }
     Ok(key)
-}
-
-async fn start_swarm(
-    config: &Config,
-    seed: &[u8; 32],
-    tasks: &TaskTracker,
-    cancel: &CancellationToken,
-) -> Result<(Dht, Swarm), StartError> {
-    let failed = |reason: String| StartError::Swarm {
-        port: config.swarm_port,
-        reason,
-    };
-    let bootstrap = if config.bootstrap.is_empty() {
-        DhtConfig::public_bootstrap()
-    } else {
-        config.bootstrap.clone()
-    };
-    let dht = DhtConfig {
-        bind: Ipv4Addr::UNSPECIFIED,
-        port: config.swarm_port,
-        bootstrap,
-        nodes_file: Some(config.data_dir.join("dht-nodes")),
-        public_address: config
-            .public_host
-            .map(|host| SocketAddrV4::new(host, config.swarm_port)),
-        // Towards relays we are who we are on the swarm: they may know their members.
-        key_pair: Some(KeyPair::from_seed(*seed)),
-        // Asked for, it is one from the first moment; otherwise never: a pod's address is not for others to remember.
-        ephemeral: Some(!config.serve_dht),
-        ..DhtConfig::default()
-    };
-    let dht = Dht::spawn(dht, tasks, cancel.clone())
-        .await
-        .map_err(|error| failed(error.to_string()))?;
-    let swarm = SwarmConfig {
-        key_pair: KeyPair::from_seed(*seed),
-        limits: SwarmLimits::default(),
-        firewall: None,
-    };
-    let swarm = Swarm::spawn(dht.clone(), swarm, tasks, cancel.clone());
-    if !config.replicas.is_empty() {
-        swarm
-            .listen(false)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-    }
-    Ok((dht, swarm))
 }
 
 async fn serve(store: Corestore, connection: Connection, cancel: CancellationToken) {

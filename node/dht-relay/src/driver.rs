@@ -1,17 +1,20 @@
 //! The tokio half: WebSockets, streams, lookups and the clock around one session per client.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cumulet_hyperdht::Dht;
+use cumulet_hyperswarm::{Swarm, direct::DirectError, websocket};
 use cumulet_protomux::{FRAME_LIMIT_BYTES, MuxError};
 use cumulet_relay::blind_relay::Policy;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -49,6 +52,9 @@ pub enum ServeError {
     /// The multiplexer broke.
     #[error("failed to follow a client's multiplexer")]
     Mux(#[from] MuxError),
+    /// It wanted to be a peer of ours, and is not.
+    #[error(transparent)]
+    Peer(#[from] DirectError),
     /// It did not shake hands in time, or takes nothing of what it is told.
     #[error("failed to serve a client of the relayed DHT: it does not listen")]
     Deaf,
@@ -120,20 +126,25 @@ impl Relay {
         self.shared.lock().counters
     }
 
-    /// Serves every connection of `listener`, which speaks HTTP without TLS, until the relay ends.
-    pub async fn listen(&self, listener: TcpListener) {
+    /// Serves every connection of `listener`, which speaks HTTP without TLS, until the relay ends. WebSockets that ask for a
+    /// secret stream ([`websocket::SUBPROTOCOL`]) are `swarm`'s, if there is one; JavaScript's clients ask for nothing.
+    pub async fn listen(&self, listener: TcpListener, swarm: Option<Swarm>) {
         loop {
             let accepted = tokio::select! {
                 () = self.shared.cancel.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
-            let Ok((connection, _)) = accepted else {
+            let Ok((connection, from)) = accepted else {
                 tokio::time::sleep(LISTEN_PAUSE).await;
                 continue;
             };
-            let relay = self.clone();
+            let (relay, swarm) = (self.clone(), swarm.clone());
             self.shared.tasks.spawn(async move {
-                if let Err(error) = relay.accept(connection).await {
+                let served = match swarm {
+                    Some(swarm) => relay.accept_beside(connection, from, &swarm).await,
+                    None => relay.accept(connection).await,
+                };
+                if let Err(error) = served {
                     tracing::debug!(%error, "a client of the relayed DHT is gone");
                 }
             });
@@ -152,6 +163,40 @@ impl Relay {
             .map_err(|_| ServeError::Deaf)?
             .map_err(Box::new)?;
         self.run(here, socket).await
+    }
+
+    /// As [`Relay::accept`], or gives the connection to the swarm, as it asks.
+    async fn accept_beside(
+        &self,
+        connection: TcpStream,
+        from: SocketAddr,
+        swarm: &Swarm,
+    ) -> Result<(), ServeError> {
+        let here = Here::new(self)?;
+        let mut is_peer = false;
+        #[expect(clippy::result_large_err, reason = "the library's own type")]
+        let answer = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
+            is_peer = websocket::is_asked_for(request.headers());
+            if is_peer {
+                websocket::confirm(response.headers_mut());
+            }
+            Ok(response)
+        };
+        let config = Some(Self::socket_config());
+        let handshake = tokio_tungstenite::accept_hdr_async_with_config(connection, answer, config);
+        let socket = tokio::time::timeout(HANDSHAKE_WAIT, handshake)
+            .await
+            .map_err(|_| ServeError::Deaf)?
+            .map_err(Box::new)?;
+        if !is_peer {
+            return self.run(here, socket).await;
+        }
+        // From here the swarm counts.
+        drop(here);
+        // Nothing was read beyond the handshake: the library refuses clients that say more before its answer.
+        let config = Some(websocket::socket_config());
+        let socket = WebSocketStream::from_raw_socket(socket.into_inner(), Role::Server, config).await;
+        Ok(swarm.accept_websocket(socket, from).await?)
     }
 
     /// Serves a WebSocket that has shaken hands, as by a web server's upgrade

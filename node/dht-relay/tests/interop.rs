@@ -49,7 +49,7 @@ async fn relaying(bootstrap: &[String], options: RelayOptions, member: MemberLim
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
     let serving = relay.clone();
-    tasks.spawn(async move { serving.listen(listener).await });
+    tasks.spawn(async move { serving.listen(listener, None).await });
     Relaying {
         relay,
         url,

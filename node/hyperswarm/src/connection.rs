@@ -1,11 +1,8 @@
 //! A connected peer, whichever way its bytes go.
 
-use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cumulet_secret_stream::noise::HandshakeResult;
@@ -13,7 +10,9 @@ use cumulet_udx::{StreamControl, UdxStream};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::watched::{Watched, WatchedControl};
+use crate::websocket::WebSocketBytes;
 
 /// Bytes of a UDX header: more than this per packet means data was carried.
 const UDX_HEADER: u64 = 20;
@@ -49,13 +48,25 @@ impl From<cumulet_hyperdht::Connection> for Connection {
     }
 }
 
+/// Sends what is written at once, and notices a peer that has vanished.
+pub(crate) fn set_up(stream: &TcpStream) -> io::Result<()> {
+    // The stream's packets are as large as they can be; waiting to fill them delays what has no more.
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEP_ALIVE)
+        .with_interval(KEEP_ALIVE_EVERY);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
 /// The bytes' way. Dropping it ends the connection.
 #[derive(Debug)]
 pub enum Transport {
     /// Over UDP: direct, through a hole, or through a blind relay.
     Udx(UdxStream),
     /// Over TCP.
-    Tcp(TcpTransport),
+    Tcp(Watched<TcpStream>),
+    /// In the messages of a WebSocket.
+    WebSocket(Watched<WebSocketBytes>),
 }
 
 impl Transport {
@@ -63,9 +74,8 @@ impl Transport {
     pub fn control(&self) -> Control {
         match self {
             Self::Udx(stream) => Control::Udx(stream.control().clone()),
-            Self::Tcp(stream) => Control::Tcp(TcpControl {
-                state: stream.state.clone(),
-            }),
+            Self::Tcp(stream) => Control::Watched(stream.control()),
+            Self::WebSocket(stream) => Control::Watched(stream.control()),
         }
     }
 
@@ -76,7 +86,8 @@ impl Transport {
                 let mut sources = stream.control().sources();
                 sources.wait_for(Option::is_some).await.is_ok()
             }
-            Self::Tcp(stream) => matches!(stream.stream.peek(&mut [0]).await, Ok(1..)),
+            Self::Tcp(stream) => matches!(stream.get_ref().peek(&mut [0]).await, Ok(1..)),
+            Self::WebSocket(stream) => stream.get_ref().heard().await,
         }
     }
 }
@@ -86,8 +97,8 @@ impl Transport {
 pub enum Control {
     /// Of a stream over UDP.
     Udx(StreamControl),
-    /// Of one over TCP.
-    Tcp(TcpControl),
+    /// Of one over TCP or in a WebSocket.
+    Watched(WatchedControl),
 }
 
 impl Control {
@@ -95,22 +106,17 @@ impl Control {
     pub fn destroy(&self) {
         match self {
             Self::Udx(control) => control.destroy(),
-            Self::Tcp(control) => control.state.destroy.cancel(),
+            Self::Watched(control) => control.destroy(),
         }
     }
 
-    /// Waits until the connection is closed on our side: ended, lost, destroyed, or (over TCP) dropped.
+    /// Waits until the connection is closed on our side: ended, lost, destroyed, or (other than over UDP) dropped.
     pub async fn closed(&self) {
         match self {
             Self::Udx(control) => {
                 let _ = control.closed().await;
             }
-            Self::Tcp(control) => {
-                tokio::select! {
-                    () = control.state.destroy.cancelled() => {}
-                    () = control.state.gone.cancelled() => {}
-                }
-            }
+            Self::Watched(control) => control.closed().await,
         }
     }
 
@@ -122,112 +128,8 @@ impl Control {
                 stats.bytes_received > UDX_HEADER * stats.packets_received
                     && stats.bytes_sent > UDX_HEADER * stats.packets_sent
             }
-            Self::Tcp(TcpControl { state }) => {
-                let [received, sent] =
-                    [&state.received, &state.sent].map(|bytes| bytes.load(Ordering::Relaxed));
-                received > 0 && sent > 0
-            }
+            Self::Watched(control) => control.carried_both_ways(),
         }
-    }
-}
-
-#[derive(Debug, Default)]
-struct TcpState {
-    received: AtomicU64,
-    sent: AtomicU64,
-    destroy: CancellationToken,
-    gone: CancellationToken,
-}
-
-/// See [`Control`].
-#[derive(Debug, Clone)]
-pub struct TcpControl {
-    state: Arc<TcpState>,
-}
-
-type Destroyed = Pin<Box<WaitForCancellationFutureOwned>>;
-
-/// A TCP connection that can be ended from elsewhere.
-pub struct TcpTransport {
-    stream: TcpStream,
-    state: Arc<TcpState>,
-    /// One for each direction: they may be polled by different tasks.
-    destroyed: [Destroyed; 2],
-}
-
-impl fmt::Debug for TcpTransport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TcpTransport")
-            .field("stream", &self.stream)
-            .finish_non_exhaustive()
-    }
-}
-
-impl TcpTransport {
-    /// Takes a connection whose handshake is done.
-    pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEP_ALIVE)
-            .with_interval(KEEP_ALIVE_EVERY);
-        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-        let state = Arc::new(TcpState::default());
-        let destroyed = || Box::pin(state.destroy.clone().cancelled_owned());
-        Ok(Self {
-            stream,
-            destroyed: [destroyed(), destroyed()],
-            state,
-        })
-    }
-
-    /// The connection itself.
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
-    }
-}
-
-impl Drop for TcpTransport {
-    fn drop(&mut self) {
-        self.state.gone.cancel();
-    }
-}
-
-fn poll_destroyed(destroyed: &mut Destroyed, cx: &mut Context<'_>) -> io::Result<()> {
-    match destroyed.as_mut().poll(cx) {
-        Poll::Ready(()) => Err(io::Error::new(
-            io::ErrorKind::ConnectionAborted,
-            "the connection was destroyed on this side",
-        )),
-        Poll::Pending => Ok(()),
-    }
-}
-
-impl AsyncRead for TcpTransport {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        poll_destroyed(&mut this.destroyed[0], cx)?;
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        let read = buf.filled().len() - before;
-        this.state.received.fetch_add(read as u64, Ordering::Relaxed);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for TcpTransport {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        poll_destroyed(&mut this.destroyed[1], cx)?;
-        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
-        this.state.sent.fetch_add(written as u64, Ordering::Relaxed);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
 
@@ -236,6 +138,7 @@ impl AsyncRead for Transport {
         match self.get_mut() {
             Self::Udx(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::WebSocket(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -245,6 +148,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Udx(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::WebSocket(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -252,6 +156,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Udx(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::WebSocket(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -259,6 +164,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Udx(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::WebSocket(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -7,9 +7,12 @@
 //! Private by default: a client-only join asks the nodes near the topic and announces nothing; only a join as server (or
 //! [`Swarm::listen`]) makes the key and the topic public.
 //!
-//! Peers whose key and addresses are known, such as the replicas of one cloud, need no DHT: [`Swarm::join_peer`] races UDP with
-//! TCP to them, and [`Swarm::listen_tcp`] lets them in over TCP. Without a swarm: [`direct`].
+//! Peers whose key and addresses are known, such as the replicas of one cloud, need no DHT: [`Swarm::join_host`] races UDP with
+//! TCP and WebSockets to them; [`Swarm::listen_tcp`], [`Swarm::listen_websocket`] and [`Swarm::accept_websocket`] let them in.
+//! Without a swarm: [`direct`].
 
+mod accept;
+mod arrivals;
 mod connection;
 pub mod direct;
 mod driver;
@@ -18,8 +21,11 @@ mod race;
 mod topics;
 #[cfg(feature = "vectors")]
 pub mod vectors;
+mod watched;
+pub mod websocket;
 
-pub use self::connection::{Connection, Control, TcpControl, TcpTransport, Transport};
+pub use self::connection::{Connection, Control, Transport};
 pub use self::driver::{
     Join, Mode, PeerStatus, Swarm, SwarmConfig, SwarmError, SwarmLimits, SwarmStats, Topic,
 };
+pub use self::watched::{Watched, WatchedControl};

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use crate::direct::KnownHost;
+use crate::websocket::WebSocketUrl;
 use crate::{PeerStatus, SwarmLimits, Topic};
 
 /// A connection that lived this long was a good one: its loss starts the count of attempts anew.
@@ -17,7 +18,7 @@ const MAX_ATTEMPTS: u32 = 3;
 /// Topics remembered per peer.
 const MAX_TOPICS_PER_PEER: usize = 64;
 
-/// Relay addresses remembered per peer.
+/// Addresses of each kind remembered per peer.
 const MAX_ADDRESSES: usize = 8;
 
 /// How long to wait before the next attempt.
@@ -97,8 +98,9 @@ pub(crate) struct Peer {
     retry_at: Option<Instant>,
     connected_at: Option<Instant>,
     addresses: Vec<SocketAddrV4>,
-    /// Where it listens over TCP; of peers joined by name only.
+    /// Where it listens over TCP and for WebSockets; of peers joined by name only.
     tcp: Vec<SocketAddr>,
+    websocket: Vec<WebSocketUrl>,
     topics: HashSet<Topic>,
 }
 
@@ -116,6 +118,7 @@ impl Peer {
             connected_at: None,
             addresses: Vec::new(),
             tcp: Vec::new(),
+            websocket: Vec::new(),
             topics: HashSet::new(),
         }
     }
@@ -161,10 +164,8 @@ pub(crate) struct Peers {
 /// A peer to dial now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Dial {
-    pub(crate) public_key: [u8; 32],
     pub(crate) number: u64,
-    pub(crate) addresses: Vec<SocketAddrV4>,
-    pub(crate) tcp: Vec<SocketAddr>,
+    pub(crate) host: KnownHost,
 }
 
 /// What to do with a connection that just opened.
@@ -245,6 +246,10 @@ impl Peers {
         if !host.tcp.is_empty() {
             peer.tcp = host.tcp;
             peer.tcp.truncate(MAX_ADDRESSES);
+        }
+        if !host.websocket.is_empty() {
+            peer.websocket = host.websocket;
+            peer.websocket.truncate(MAX_ADDRESSES);
         }
         peer.attempts = 0;
         peer.enqueue();
@@ -331,12 +336,13 @@ impl Peers {
         let peer = self.known.get_mut(&public_key)?;
         peer.queued = false;
         peer.link = Link::Dialling(number);
-        Some(Dial {
+        let host = KnownHost {
             public_key,
-            number,
-            addresses: peer.addresses.clone(),
+            udx: peer.addresses.clone(),
             tcp: peer.tcp.clone(),
-        })
+            websocket: peer.websocket.clone(),
+        };
+        Some(Dial { number, host })
     }
 
     /// A dial failed.

@@ -14,8 +14,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cumulet_hyperdht::ListenOptions;
-use cumulet_hyperswarm::direct::{KnownHost, MeetError, TcpError, TcpServer, connect_tcp, meet};
+use cumulet_hyperdht::{Dht, ListenOptions};
+use cumulet_hyperswarm::direct::{Dialler, DirectError, KnownHost, MeetError, TcpServer, connect_tcp};
 use cumulet_hyperswarm::{Connection, Transport};
 use cumulet_secret_stream::noise::KeyPair;
 use cumulet_secret_stream::{Event, SecretStream};
@@ -45,6 +45,15 @@ async fn exchange(connection: Connection, say: &[u8]) -> Vec<u8> {
     }
 }
 
+fn dialler(dht: Dht, key_pair: &KeyPair) -> Dialler {
+    Dialler {
+        dht,
+        key_pair: key_pair.clone(),
+        tls: None,
+        tasks: TaskTracker::new(),
+    }
+}
+
 struct Host {
     server: TcpServer,
     address: SocketAddr,
@@ -68,7 +77,7 @@ async fn host(key_pair: &KeyPair, admitted: Option<[u8; 32]>) -> Host {
 async fn where_udp_does_not_get_through_tcp_does_soon() {
     let (ours, theirs) = (fresh_key_pair(), fresh_key_pair());
     let host = host(&theirs, None).await;
-    let dht = node(&[], None).await;
+    let dialler = dialler(node(&[], None).await, &ours);
     // Takes datagrams and answers none.
     let hole = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let std::net::SocketAddr::V4(hole_address) = hole.local_addr().unwrap() else {
@@ -78,9 +87,10 @@ async fn where_udp_does_not_get_through_tcp_does_soon() {
         public_key: *theirs.public_key(),
         udx: vec![hole_address],
         tcp: vec![host.address],
+        websocket: Vec::new(),
     };
     let begun = Instant::now();
-    let (met, accepted) = tokio::join!(meet(&dht, &known, &ours), host.server.accept());
+    let (met, accepted) = tokio::join!(dialler.meet(&known), host.server.accept());
     let (met, accepted) = (met.unwrap(), accepted.unwrap());
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert!(
@@ -107,8 +117,10 @@ async fn where_udp_gets_through_tcp_is_not_even_tried() {
         public_key: *theirs.public_key(),
         udx: vec![there.local_address()],
         tcp: vec![host.address],
+        websocket: Vec::new(),
     };
-    let (met, accepted) = tokio::join!(meet(&here, &known, &ours), server.accept());
+    let dialler = dialler(here, &ours);
+    let (met, accepted) = tokio::join!(dialler.meet(&known), server.accept());
     assert!(matches!(met.unwrap().stream, Transport::Udx(_)));
     assert_eq!(accepted.unwrap().remote_public_key, *ours.public_key());
     let over_tcp = tokio::time::timeout(Duration::from_millis(400), host.server.accept()).await;
@@ -120,7 +132,7 @@ async fn nobody_but_the_known_host_is_met_and_nobody_but_the_admitted_gets_in() 
     let (ours, theirs) = (fresh_key_pair(), fresh_key_pair());
     let host = host(&theirs, Some(*ours.public_key())).await;
     let wrong = connect_tcp(host.address, *ours.public_key(), ours.clone()).await;
-    assert!(matches!(wrong, Err(TcpError::WrongPeer)), "{wrong:?}");
+    assert!(matches!(wrong, Err(DirectError::WrongPeer)), "{wrong:?}");
     drop(host.server.accept().await);
     // A stranger's handshake ends well, and its connection at once after it.
     let stranger = connect_tcp(host.address, *theirs.public_key(), fresh_key_pair())
@@ -146,8 +158,8 @@ async fn nobody_but_the_known_host_is_met_and_nobody_but_the_admitted_gets_in() 
     );
     met.unwrap();
     assert_eq!(accepted.unwrap().remote_public_key, *ours.public_key());
-    let dht = node(&[], None).await;
-    let nowhere = meet(&dht, &KnownHost::default(), &ours).await;
+    let dialler = dialler(node(&[], None).await, &ours);
+    let nowhere = dialler.meet(&KnownHost::default()).await;
     assert!(matches!(nowhere, Err(MeetError::NoAddress)));
     let closed = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -157,14 +169,16 @@ async fn nobody_but_the_known_host_is_met_and_nobody_but_the_admitted_gets_in() 
         public_key: *theirs.public_key(),
         udx: Vec::new(),
         tcp: vec![closed, closed],
+        websocket: Vec::new(),
     };
-    let failed = meet(&dht, &known, &ours).await;
+    let failed = dialler.meet(&known).await;
     assert!(
         matches!(
             failed,
             Err(MeetError::AllFailed {
                 udx: None,
-                tcp: Some(_)
+                tcp: Some(_),
+                websocket: None,
             })
         ),
         "{failed:?}"

@@ -71,6 +71,7 @@ impl Hole {
             public_key: *side.swarm.public_key(),
             udx: vec![self.address()],
             tcp: vec![side.tcp],
+            websocket: Vec::new(),
         }
     }
 }

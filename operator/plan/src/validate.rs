@@ -34,7 +34,7 @@ pub struct Cloud {
     pub storage_size: Size,
     /// Storage class; `None` is the cluster's default.
     pub storage_class: Option<String>,
-    /// UDP port of the swarm.
+    /// Port of the swarm, for UDP and TCP.
     pub swarm_port: u16,
     /// How that port is reached from outside.
     pub expose: Expose,
@@ -133,7 +133,7 @@ pub enum ValidateError {
     #[error("spec.storage.size: {0}")]
     Size(#[from] ParseSizeError),
     /// Taken or out of range.
-    #[error("spec.network.port must be 1024 to 65535 and not 8080, 8443 or 9090, not {0}")]
+    #[error("spec.network.port must be 1024 to 65535 and not 8080, 8090, 8443 or 9090, not {0}")]
     Port(i32),
     /// No `host:port`.
     #[error("spec.network.bootstrap must be a list of host:port, not {0:?}")]
@@ -374,7 +374,7 @@ fn is_inside_drive(path: &str) -> bool {
 }
 
 fn swarm_port(port: i32) -> Result<u16, ValidateError> {
-    let taken = [8080, 8443, 9090];
+    let taken = [8080, 8090, 8443, 9090];
     u16::try_from(port)
         .ok()
         .filter(|p| *p >= 1024 && !taken.contains(p))
@@ -440,6 +440,7 @@ mod tests {
             (refuse(|c| c.spec.replicas = -1), "spec.replicas"),
             (refuse(|c| c.spec.storage.size = "x".into()), "spec.storage.size"),
             (refuse(|c| c.spec.network.port = 9090), "spec.network.port"),
+            (refuse(|c| c.spec.network.port = 8090), "spec.network.port"),
             (refuse(|c| c.spec.network.port = 80), "spec.network.port"),
             (
                 refuse(|c| c.spec.network.relay.max_bytes_per_second = Some("0".into())),

@@ -178,7 +178,7 @@ fn cases(size: Size) -> Vec<Case> {
         }
         let name = format!("Corestore with 50 cores, {}", direction.name());
         cases.push(Case::new(name, move |random| {
-            cells::many_cores(direction, many_loads(size), random)
+            cells::many_cores(direction, many_loads(size, direction), random)
         }));
     }
     cases.extend(archive_cases(size));
@@ -186,14 +186,18 @@ fn cases(size: Size) -> Vec<Case> {
 }
 
 /// What is in the cores of a store that has many, in turn.
-fn many_loads(size: Size) -> Vec<Load> {
+fn many_loads(size: Size, direction: Direction) -> Vec<Load> {
     let mut loads = [0, 1, 2, 100].map(Load::Count).to_vec();
     if size == Size::Full {
         loads.push(Load::Sizes(vec![0, 1, 65_535, 65_536, 1 << 20]));
         // The large ones come twice among fifty.
         loads = (0..4).flat_map(|_| loads.clone()).collect();
         loads.extend([Load::Count(1000), Load::Count(5000), Load::Count(100_000)]);
-        loads.push(Load::Sizes(vec![LARGEST_BLOCK]));
+        if direction == Direction::WeWrite {
+            // JavaScript puts it into one frame with whatever waits to be sent on other cores; that may be more than a
+            // frame can hold, and then it ends the stream ("too large for an atomic write").
+            loads.push(Load::Sizes(vec![LARGEST_BLOCK]));
+        }
     }
     loads
 }

@@ -17,6 +17,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use cumulet_api::{ArchiveStatus, NodeStatus};
+use cumulet_hyperswarm::SwarmStats;
 
 use crate::node::Node;
 use crate::services::ServiceCounters;
@@ -42,6 +43,7 @@ async fn metrics(State(node): State<Arc<Node>>) -> Response {
     registry.register_collector(Box::new(Snapshot {
         node: node.status().await,
         archives: node.archives().await,
+        swarm: node.swarm_stats(),
         services: node.service_counters(),
     }));
     let mut body = String::new();
@@ -66,14 +68,49 @@ type Row = (&'static str, &'static str, fn(&ArchiveStatus) -> u64);
 struct Snapshot {
     node: NodeStatus,
     archives: Vec<ArchiveStatus>,
+    swarm: SwarmStats,
     services: ServiceCounters,
 }
 
-/// A metric of a service: its name, its help text, its unit, and where its counters have it.
+/// A metric of a service, or of the swarm: its name, its help text, its unit, and where its counters have it.
 type ServiceRow<C> = (&'static str, &'static str, Option<Unit>, fn(&C) -> u64);
 
 /// Gauges and counters of one service.
 type ServiceRows<C> = (&'static [ServiceRow<C>], &'static [ServiceRow<C>]);
+
+const SWARM: ServiceRows<SwarmStats> = (
+    &[
+        ("swarm_known_peers", "Peers remembered.", None, |s| {
+            s.known_peers as u64
+        }),
+        ("swarm_connecting", "Dials under way.", None, |s| {
+            s.connecting as u64
+        }),
+        ("swarm_topics", "Topics joined.", None, |s| s.topics as u64),
+    ],
+    &[
+        ("swarm_dialled", "Dials that succeeded.", None, |s| s.dialled),
+        ("swarm_dial_failures", "Dials that failed.", None, |s| {
+            s.dial_failures
+        }),
+        ("swarm_accepted", "Connections accepted.", None, |s| s.accepted),
+        ("swarm_duplicates", "Double connections resolved.", None, |s| {
+            s.duplicates
+        }),
+        (
+            "swarm_over_tcp",
+            "Connections dialled or accepted over TCP.",
+            None,
+            |s| s.over_tcp,
+        ),
+        (
+            "swarm_over_websocket",
+            "Connections dialled or accepted in WebSockets.",
+            None,
+            |s| s.over_websocket,
+        ),
+    ],
+);
 
 const RELAY: ServiceRows<cumulet_relay::blind_relay::Counters> = (
     &[
@@ -239,6 +276,7 @@ impl Collector for Snapshot {
             Some(Unit::Seconds),
             node.durable_lag_seconds,
         )?;
+        encode_service(Some(&self.swarm), SWARM, &mut encoder)?;
         encode_service(self.services.relay.as_ref(), RELAY, &mut encoder)?;
         encode_service(self.services.websocket.as_ref(), WEBSOCKET, &mut encoder)?;
         encode_service(self.services.blind_peer.as_ref(), BLIND_PEER, &mut encoder)?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use cumulet_hypercore::corestore::CorestoreConfig;
 use cumulet_hyperdht::Dht;
+use cumulet_hyperswarm::Swarm;
 use cumulet_relay::blind_relay::{Admission, AllowList, MemberLimits};
 use cumulet_secret_stream::noise::KeyPair;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Surroundings<'a> {
     /// Where peers come from.
     pub dht: &'a Dht,
+    /// Where those go that come in WebSockets.
+    pub swarm: &'a Swarm,
     /// What every key pair of this node is made from.
     pub device_seed: &'a [u8; 32],
     /// Folder of what outlives the process.

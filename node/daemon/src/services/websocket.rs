@@ -1,5 +1,6 @@
 //! A DHT for pages in a browser (npm `@hyperswarm/dht-relay`), over WebSockets without TLS: put a TLS proxy or an Ingress before
-//! it. The page trusts the node with its key pair, so this is for the owner's own pages.
+//! it. The page trusts the node with its key pair, so this is for the owner's own pages. On the same listener peers come in whose
+//! network lets only HTTP through: they ask for a subprotocol, and are the swarm's, as who comes over UDP and TCP.
 
 use std::sync::Arc;
 
@@ -32,10 +33,10 @@ impl WebSocketService {
             around.tasks,
             around.cancel,
         );
-        let listening = relay.clone();
+        let (listening, swarm) = (relay.clone(), around.swarm.clone());
         around
             .tasks
-            .spawn(async move { listening.listen(listener).await });
+            .spawn(async move { listening.listen(listener, Some(swarm)).await });
         Ok(Self(relay))
     }
 

@@ -80,10 +80,15 @@ impl Drop for Javascript {
     }
 }
 
-/// A UDP port that nobody has at the moment.
+/// A port that nobody has at the moment, neither for UDP nor for TCP: a node's swarm uses both.
 pub fn free_udp_port() -> u16 {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().port()
+    loop {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        if std::net::TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits until something holds.

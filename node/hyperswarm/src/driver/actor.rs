@@ -1,29 +1,28 @@
 //! The task that owns the swarm: runs lookups, dials, accepts, and resolves doubles.
 
+mod gate;
 mod suspend;
 
 use std::collections::{HashMap, HashSet};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cumulet_hyperdht::{
-    ConnectError, ConnectOptions, Dht, FirewallHook, ListenError, ListenOptions, NoisePayload, Server,
-};
+use cumulet_hyperdht::{ConnectError, ConnectOptions, Dht, ListenError, ListenOptions, Server};
 use cumulet_secret_stream::noise::KeyPair;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::gate::Gate;
 use super::lookup::{Found, Lookup, LookupDone};
 use super::{Mode, PeerStatus, SwarmConfig, SwarmStats, Topic, short};
+use crate::accept::Door;
 use crate::connection::{Connection, Control, Transport};
-use crate::direct::{self, Admits, KnownHost, MeetError};
-use crate::peers::{Admission, Peers};
+use crate::direct::{Dialler, KnownHost, MeetError};
+use crate::peers::{Admission, Dial, Peers};
 use crate::topics::{Left, Outcome, Topics};
 
 /// Peers remembered as reachable through relays only. When full all are forgotten, at the price of one more failing dial each.
@@ -60,7 +59,7 @@ pub(super) enum Command {
     Refresh {
         topic: Topic,
     },
-    ListenTcp(TcpListener),
+    SetTls(Arc<ClientConfig>),
     JoinPeer(KnownHost),
     LeavePeer {
         public_key: [u8; 32],
@@ -91,18 +90,20 @@ struct Link {
 pub(super) struct Actor {
     dht: Dht,
     key_pair: KeyPair,
-    firewall: Option<FirewallHook>,
+    tls: Option<Arc<ClientConfig>>,
+    gate: Gate,
     peers: Peers,
     topics: Topics,
     server: Option<Server>,
     announced: bool,
-    /// Accepting over TCP runs here.
+    /// What is not of this task runs here.
     tasks: TaskTracker,
     cancel: CancellationToken,
     /// Cancelled at the end: closes the listeners.
     listening: CancellationToken,
-    tcp: mpsc::Receiver<Connection>,
-    tcp_accepted: mpsc::Sender<Connection>,
+    /// Where those come in who do not come over UDP, while there is a server.
+    door: Door,
+    newcomers: mpsc::Receiver<Connection>,
     /// Connections by number.
     links: HashMap<u64, Link>,
     /// Connections that wait for the one they replace to be gone: old number to new number and connection.
@@ -117,13 +118,8 @@ pub(super) struct Actor {
     found: mpsc::Receiver<Found>,
     found_tx: mpsc::Sender<Found>,
     rounds: HashMap<Topic, watch::Sender<u64>>,
-    banned: Arc<Mutex<std::collections::HashSet<[u8; 32]>>>,
-    accepted_now: Arc<AtomicUsize>,
-    /// Nothing is done until the resumption.
-    suspended: Arc<AtomicBool>,
-    /// It is listened then again, announced or not.
+    /// Whether it is listened again after a pause, announced or not.
     listen_on_resume: Option<bool>,
-    max_accepted: usize,
     relays: Vec<[u8; 32]>,
     /// Peers that only a relay can help with, as earlier dials have shown.
     unpunchable: HashSet<[u8; 32]>,
@@ -163,23 +159,31 @@ impl Actor {
         config: SwarmConfig,
         (commands, connections): (mpsc::UnboundedReceiver<Command>, mpsc::Sender<Connection>),
         (tasks, cancel): (TaskTracker, CancellationToken),
-    ) -> (Self, watch::Receiver<SwarmStats>) {
+    ) -> (Self, watch::Receiver<SwarmStats>, Door) {
         let (stats, seen) = watch::channel(SwarmStats::default());
         let (found_tx, found) = mpsc::channel(FOUND_QUEUE);
-        let (tcp_accepted, tcp) = mpsc::channel(direct::ACCEPT_QUEUE);
+        let gate = Gate::new(config.firewall, config.limits.max_server_connections);
+        let (key_pair, listening) = (config.key_pair, cancel.child_token());
+        let (door, newcomers) = Door::new(
+            key_pair.clone(),
+            gate.over_tcp(),
+            tasks.clone(),
+            listening.clone(),
+        );
         let actor = Self {
             dht,
-            peers: Peers::new(*config.key_pair.public_key(), config.limits),
-            key_pair: config.key_pair,
-            firewall: config.firewall,
+            peers: Peers::new(*key_pair.public_key(), config.limits),
+            key_pair,
+            tls: None,
+            gate,
             topics: Topics::default(),
             server: None,
             announced: false,
             tasks,
-            listening: cancel.child_token(),
+            listening,
             cancel,
-            tcp,
-            tcp_accepted,
+            door: door.clone(),
+            newcomers,
             links: HashMap::new(),
             replacing: HashMap::new(),
             closed: FuturesUnordered::new(),
@@ -190,11 +194,7 @@ impl Actor {
             found,
             found_tx,
             rounds: HashMap::new(),
-            banned: Arc::default(),
-            accepted_now: Arc::default(),
-            suspended: Arc::default(),
             listen_on_resume: None,
-            max_accepted: config.limits.max_server_connections,
             relays: Vec::new(),
             unpunchable: HashSet::new(),
             commands,
@@ -203,7 +203,7 @@ impl Actor {
             counters: SwarmStats::default(),
             random: Vec::new(),
         };
-        (actor, seen)
+        (actor, seen, door)
     }
 
     pub(super) async fn run(mut self) {
@@ -219,7 +219,7 @@ impl Actor {
                 () = cancel.cancelled() => Input::Cancelled,
                 command = self.commands.recv() => Input::Command(command),
                 connection = accept(&mut self.server) => Input::Accepted(connection),
-                Some(connection) = self.tcp.recv() => Input::Accepted(Some(connection)),
+                Some(connection) = self.newcomers.recv() => Input::Accepted(Some(connection)),
                 Some(done) = self.dials.next() => Input::Dialled(done),
                 Some(done) = self.lookups.next() => Input::LookedUp(done),
                 Some(found) = self.found.recv() => Input::Found(found),
@@ -269,7 +269,10 @@ impl Actor {
             Input::Command(Some(command)) => self.command(now, command).await,
             Input::Accepted(Some(connection)) => self.on_newcomer(now, connection),
             Input::Proven((Some(connection), outdated)) => self.on_accepted(now, connection, true, outdated),
-            Input::Accepted(None) => self.server = None,
+            Input::Accepted(None) => {
+                self.server = None;
+                self.door.set_open(false);
+            }
             Input::Dialled((public_key, number, result)) => self.on_dialled(now, &public_key, number, result),
             Input::LookedUp((topic, found, stored)) => {
                 let random = self.byte();
@@ -328,18 +331,12 @@ impl Actor {
                 self.after_leaving(topic, left);
             }
             Command::Refresh { topic } => self.topics.refresh(now, &topic),
-            Command::ListenTcp(listener) => self.listen_tcp(listener),
+            Command::SetTls(tls) => self.tls = Some(tls),
             Command::JoinPeer(host) => self.peers.join_peer(host),
             Command::LeavePeer { public_key } => self.peers.leave_peer(&public_key),
             Command::SetRelays(relays) => self.relays = relays,
             Command::Ban { public_key, banned } => {
-                let mut list = self.banned.lock().unwrap_or_else(PoisonError::into_inner);
-                if banned {
-                    list.insert(public_key)
-                } else {
-                    list.remove(&public_key)
-                };
-                drop(list);
+                self.gate.ban(public_key, banned);
                 if let Some(link) = self
                     .peers
                     .ban(public_key, banned)
@@ -377,52 +374,15 @@ impl Actor {
             }
             return Ok(());
         }
-        let firewall = self.admission();
         let options = ListenOptions {
-            firewall: Some(firewall),
+            firewall: Some(self.gate.over_udp()),
             private: !announce,
             ..ListenOptions::default()
         };
         self.server = Some(self.dht.listen(self.key_pair.clone(), options).await?);
         self.announced = announce;
+        self.door.set_open(true);
         Ok(())
-    }
-
-    /// Who may come in: not the banned, not too many, and then the application decides.
-    fn admission(&self) -> FirewallHook {
-        let (banned, accepted, limit) = (self.banned.clone(), self.accepted_now.clone(), self.max_accepted);
-        let suspended = self.suspended.clone();
-        let user = self.firewall.clone();
-        Arc::new(move |public_key, payload, address| {
-            let banned = banned
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contains(public_key);
-            !banned
-                && !suspended.load(Ordering::Relaxed)
-                && accepted.load(Ordering::Relaxed) < limit
-                && user
-                    .as_ref()
-                    .is_none_or(|user| user(public_key, payload, address))
-        })
-    }
-
-    fn listen_tcp(&mut self, listener: TcpListener) {
-        let admission = self.admission();
-        let admits: Admits = Arc::new(move |public_key, address| {
-            let address = match address {
-                SocketAddr::V4(address) => address,
-                // As far as it is known: the hook's addresses are IPv4, as the DHT's are.
-                SocketAddr::V6(address) => SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, address.port()),
-            };
-            admission(public_key, &NoisePayload::default(), address)
-        });
-        self.tasks.spawn(direct::accept_all(
-            (listener, self.tasks.clone()),
-            (self.key_pair.clone(), admits),
-            self.tcp_accepted.clone(),
-            self.listening.clone(),
-        ));
     }
 
     fn after_leaving(&mut self, topic: Topic, left: Option<Left>) {
@@ -458,22 +418,28 @@ impl Actor {
             let Some(dial) = self.peers.next_dial(random) else {
                 return;
             };
-            let (dht, key_pair) = (self.dht.clone(), self.key_pair.clone());
-            let relay_through = if self.unpunchable.contains(&dial.public_key) {
+            let Dial { number, host } = dial;
+            let relay_through = if self.unpunchable.contains(&host.public_key) {
                 self.relays.clone()
             } else {
                 Vec::new()
             };
+            let dialler = Dialler {
+                dht: self.dht.clone(),
+                key_pair: self.key_pair.clone(),
+                tls: self.tls.clone(),
+                tasks: self.tasks.clone(),
+            };
             self.dials.push(Box::pin(async move {
                 let options = ConnectOptions {
-                    relay_addresses: dial.addresses,
+                    relay_addresses: host.udx.clone(),
                     relay_through,
-                    ..ConnectOptions::new(key_pair.clone())
+                    ..ConnectOptions::new(dialler.key_pair.clone())
                 };
-                let race = direct::race(&dht, (dial.public_key, &key_pair), Some(options), &dial.tcp);
+                let race = dialler.race(Some(options), &host);
                 let result = tokio::time::timeout(DIAL_TIMEOUT, race).await;
                 let result = result.unwrap_or(Err(MeetError::Timeout));
-                (dial.public_key, dial.number, result)
+                (host.public_key, number, result)
             }));
         }
     }
@@ -520,8 +486,8 @@ impl Actor {
     }
 
     /// A peer dialled us. If it is connected already, the newcomer must show a sign of life first: it may be a dial that its
-    /// side gave up in the same moment in favour of the existing connection, and must not replace that. Over TCP it must in any
-    /// case: it may be the attempt of a race that another one won.
+    /// side gave up in the same moment in favour of the existing connection, and must not replace that. Other than over UDP it
+    /// must in any case: it may be the attempt of a race that another one won.
     fn on_newcomer(&mut self, now: Instant, connection: Connection) {
         if self.is_suspended() {
             return;
@@ -576,7 +542,11 @@ impl Actor {
     fn admit(&mut self, number: u64, connection: Connection) {
         let control = connection.stream.control();
         let public_key = connection.remote_public_key;
-        self.counters.over_tcp += u64::from(matches!(connection.stream, Transport::Tcp(_)));
+        match connection.stream {
+            Transport::Udx(_) => {}
+            Transport::Tcp(_) => self.counters.over_tcp += 1,
+            Transport::WebSocket(_) => self.counters.over_websocket += 1,
+        }
         let watched = control.clone();
         self.closed.push(Box::pin(async move {
             watched.closed().await;
@@ -604,7 +574,7 @@ impl Actor {
 
     fn publish(&self) {
         let (connecting, client_connections, server_connections) = self.peers.count();
-        self.accepted_now.store(server_connections, Ordering::Relaxed);
+        self.gate.set_accepted(server_connections);
         let stats = SwarmStats {
             client_connections,
             server_connections,

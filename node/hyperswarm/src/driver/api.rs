@@ -108,6 +108,8 @@ pub struct SwarmStats {
     pub duplicates: u64,
     /// Of the dialled and accepted, those over TCP.
     pub over_tcp: u64,
+    /// And those in WebSockets.
+    pub over_websocket: u64,
 }
 
 /// One known peer.

@@ -9,14 +9,18 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
 use cumulet_hyperdht::Dht;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_tungstenite::WebSocketStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::actor::{Actor, Command};
+use crate::accept::{Door, Spoken};
 use crate::connection::Connection;
-use crate::direct::KnownHost;
+use crate::direct::{DirectError, KnownHost};
 
 pub use self::api::{Mode, PeerStatus, SwarmConfig, SwarmError, SwarmLimits, SwarmStats, Topic};
 
@@ -72,6 +76,7 @@ pub struct Swarm {
     stats: watch::Receiver<SwarmStats>,
     public_key: [u8; 32],
     dht: Dht,
+    door: Arc<Door>,
 }
 
 impl fmt::Debug for Swarm {
@@ -90,7 +95,7 @@ impl Swarm {
         let (connection_tx, connections) = mpsc::channel(CONNECTION_QUEUE);
         let public_key = *config.key_pair.public_key();
         let running = (tasks.clone(), cancel);
-        let (actor, stats) = Actor::new(dht.clone(), config, (queue, connection_tx), running);
+        let (actor, stats, door) = Actor::new(dht.clone(), config, (queue, connection_tx), running);
         tasks.spawn(actor.run());
         Self {
             commands,
@@ -98,6 +103,7 @@ impl Swarm {
             stats,
             public_key,
             dht,
+            door: Arc::new(door),
         }
     }
 
@@ -145,10 +151,46 @@ impl Swarm {
         self.send(Command::Leave { topic })
     }
 
-    /// Accepts connections over TCP, from known hosts whose networks let no UDP through. Whoever dials is asked for by the same
-    /// firewall; it gets an empty payload, and of an IPv6 peer no address. May be called for several listeners.
+    /// Accepts connections over TCP while the swarm listens ([`Swarm::listen`], or a join as server); before, who connects is
+    /// not answered. They come from known hosts whose networks let no UDP through. Whoever dials is asked for by the same
+    /// firewall; it gets an empty payload, and of an IPv6 peer no address. At most 64 handshakes are under way, 16 of one
+    /// source, each for 10 s at most; a source may begin four a second, and 16 after a rest. For several listeners too.
     pub fn listen_tcp(&self, listener: TcpListener) -> Result<(), SwarmError> {
-        self.send(Command::ListenTcp(listener))
+        self.listen_on(listener, Spoken::Tcp)
+    }
+
+    /// As [`Swarm::listen_tcp`], in WebSockets without TLS that ask for [`crate::websocket::SUBPROTOCOL`].
+    pub fn listen_websocket(&self, listener: TcpListener) -> Result<(), SwarmError> {
+        self.listen_on(listener, Spoken::WebSocket)
+    }
+
+    fn listen_on(&self, listener: TcpListener, spoken: Spoken) -> Result<(), SwarmError> {
+        if self.door.is_gone() {
+            return Err(SwarmError::Closed);
+        }
+        self.door.listen(listener, spoken);
+        Ok(())
+    }
+
+    /// Accepts a connection in a WebSocket that a web server has upgraded, as [`Swarm::listen_websocket`] does, but sources are
+    /// not bounded. `from` is where it came from, as far as the web server knows. Returns when the connection is handed over.
+    ///
+    /// # Errors
+    /// [`DirectError`]: the handshake failed, or the peer is not admitted.
+    pub async fn accept_websocket<Io>(
+        &self,
+        socket: WebSocketStream<Io>,
+        from: SocketAddr,
+    ) -> Result<(), DirectError>
+    where
+        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        self.door.take_websocket(socket, from).await
+    }
+
+    /// Whom to believe that it is a `wss://` host. Without it no such host is met.
+    pub fn set_tls(&self, tls: Arc<ClientConfig>) -> Result<(), SwarmError> {
+        self.send(Command::SetTls(tls))
     }
 
     /// Keeps a connection to this peer, for ever, without any topic. `addresses`: the peer's own, or nodes that know it; with the
@@ -160,10 +202,12 @@ impl Swarm {
             public_key,
             udx: addresses,
             tcp,
+            websocket: Vec::new(),
         })
     }
 
-    /// As [`Swarm::join_peer`], with addresses for UDP and for TCP; those for TCP may be IPv6. At most 8 of each are used.
+    /// As [`Swarm::join_peer`], with addresses for UDP, for TCP (those may be IPv6), and for WebSockets. At most 8 of each are
+    /// used. A kind of which there is none here stays as it was.
     pub fn join_host(&self, host: KnownHost) -> Result<(), SwarmError> {
         self.send(Command::JoinPeer(host))
     }

@@ -165,7 +165,7 @@ fn a_peer_that_restarted_replaces_its_old_connection_and_a_restless_one_is_left_
     let mut dials = 0;
     while let Some(dial) = peers.next_dial(0) {
         dials += 1;
-        peers.failed(now, &dial.public_key, dial.number, 0);
+        peers.failed(now, &dial.host.public_key, dial.number, 0);
         if let Some(at) = peers.poll_timeout() {
             now = at;
             peers.handle_timeout(now);
@@ -186,10 +186,10 @@ fn limits_hold_and_peers_by_name_pass_the_limit_of_connections() {
     let dials: Vec<_> = std::iter::from_fn(|| peers.next_dial(0)).collect();
     assert_eq!(dials.len(), 2, "dials at a time");
     for dial in &dials {
-        assert!(peers.dialled(now, &dial.public_key, dial.number).is_some());
+        assert!(peers.dialled(now, &dial.host.public_key, dial.number).is_some());
     }
     let third = peers.next_dial(0).unwrap();
-    assert!(peers.dialled(now, &third.public_key, third.number).is_some());
+    assert!(peers.dialled(now, &third.host.public_key, third.number).is_some());
     assert_eq!(peers.next_dial(0), None, "connections in all");
     let last = peers
         .statuses()
@@ -198,7 +198,7 @@ fn limits_hold_and_peers_by_name_pass_the_limit_of_connections() {
         .unwrap()
         .public_key;
     peers.join_peer(somewhere(last));
-    assert_eq!(peers.next_dial(0).unwrap().public_key, last);
+    assert_eq!(peers.next_dial(0).unwrap().host.public_key, last);
 }
 
 #[test]

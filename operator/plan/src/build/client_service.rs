@@ -3,7 +3,7 @@
 //! A peer stays with one replica: a stream belongs to it. `externalTrafficPolicy: Local` keeps the peer's own
 //! address, without which holes cannot be punched.
 
-use crate::build::{API_PORT, GATEWAY_PORT, SWARM_PORT_NAME, WEBSOCKET_PORT, owned};
+use crate::build::{API_PORT, GATEWAY_PORT, SWARM_PORT_NAME, SWARM_TCP_PORT_NAME, WEBSOCKET_PORT, owned};
 use crate::validate::Cloud;
 use cumulet_crds::Expose;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
@@ -34,6 +34,7 @@ pub(crate) fn build(cloud: &Cloud) -> Service {
 fn ports(cloud: &Cloud) -> Vec<ServicePort> {
     let mut ports = vec![
         port(SWARM_PORT_NAME, cloud.swarm_port, "UDP"),
+        port(SWARM_TCP_PORT_NAME, cloud.swarm_port, "TCP"),
         port("api", API_PORT, "TCP"),
         port("gateway", GATEWAY_PORT, "TCP"),
     ];
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_swarm_is_udp_and_peers_stay_with_one_replica() {
+    fn the_swarm_is_reached_over_udp_and_tcp_and_peers_stay_with_one_replica() {
         let spec = spec(Expose::ClusterIP);
         assert_eq!(spec.session_affinity.as_deref(), Some("ClientIP"));
         let ports: Vec<_> = spec
@@ -90,6 +91,7 @@ mod tests {
             .collect();
         let expected = [
             ("swarm", 49737, "UDP"),
+            ("swarm-tcp", 49737, "TCP"),
             ("api", 8443, "TCP"),
             ("gateway", 8080, "TCP"),
         ];

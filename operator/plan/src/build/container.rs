@@ -3,7 +3,9 @@
 //! Secrets reach it as files, never as variables, save the object store's credentials, which the AWS client
 //! reads from its own two variables.
 
-use crate::build::{API_PORT, GATEWAY_PORT, Inputs, OPS_PORT, SWARM_PORT_NAME, WEBSOCKET_PORT};
+use crate::build::{
+    API_PORT, GATEWAY_PORT, Inputs, OPS_PORT, SWARM_PORT_NAME, SWARM_TCP_PORT_NAME, WEBSOCKET_PORT,
+};
 use crate::credentials::{API_TOKEN, CONTENT_KEY, TLS_CERTIFICATE, TLS_PRIVATE_KEY};
 use crate::names::DATA_VOLUME;
 use crate::validate::{Backup, Cloud};
@@ -71,6 +73,7 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Container {
 fn ports(cloud: &Cloud) -> Vec<ContainerPort> {
     let mut ports = vec![
         port(SWARM_PORT_NAME, cloud.swarm_port, "UDP"),
+        port(SWARM_TCP_PORT_NAME, cloud.swarm_port, "TCP"),
         port("api", API_PORT, "TCP"),
         port("gateway", GATEWAY_PORT, "TCP"),
         port("ops", OPS_PORT, "TCP"),

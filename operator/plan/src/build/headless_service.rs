@@ -1,29 +1,28 @@
 //! A DNS name for each replica, also before it is ready: replicas find each other while they start.
 
-use crate::build::{API_PORT, SWARM_PORT_NAME, owned};
+use crate::build::{API_PORT, SWARM_PORT_NAME, SWARM_TCP_PORT_NAME, owned};
 use crate::validate::Cloud;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 
 pub(crate) fn build(cloud: &Cloud) -> Service {
-    let swarm = ServicePort {
-        name: Some(SWARM_PORT_NAME.into()),
-        port: cloud.swarm_port.into(),
-        protocol: Some("UDP".into()),
+    let port = |name: &str, number: u16, protocol: &str| ServicePort {
+        name: Some(name.into()),
+        port: number.into(),
+        protocol: Some(protocol.into()),
         ..ServicePort::default()
     };
-    let api = ServicePort {
-        name: Some("api".into()),
-        port: API_PORT.into(),
-        protocol: Some("TCP".into()),
-        ..ServicePort::default()
-    };
+    let ports = vec![
+        port(SWARM_PORT_NAME, cloud.swarm_port, "UDP"),
+        port(SWARM_TCP_PORT_NAME, cloud.swarm_port, "TCP"),
+        port("api", API_PORT, "TCP"),
+    ];
     Service {
         metadata: owned(cloud, cloud.names.headless()),
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".into()),
             publish_not_ready_addresses: Some(true),
             selector: Some(cloud.names.selector()),
-            ports: Some(vec![swarm, api]),
+            ports: Some(ports),
             ..ServiceSpec::default()
         }),
         ..Service::default()
@@ -40,5 +39,13 @@ mod tests {
         let spec = build(&full_cloud()).spec.unwrap();
         assert_eq!(spec.cluster_ip.as_deref(), Some("None"));
         assert_eq!(spec.publish_not_ready_addresses, Some(true));
+    }
+
+    #[test]
+    fn replicas_meet_over_udp_and_tcp_at_one_port_number() {
+        let ports = build(&full_cloud()).spec.unwrap().ports.unwrap();
+        let swarm = ports.iter().filter(|port| port.port == 49_737);
+        let protocols: Vec<_> = swarm.map(|port| port.protocol.as_deref()).collect();
+        assert_eq!(protocols, [Some("UDP"), Some("TCP")]);
     }
 }

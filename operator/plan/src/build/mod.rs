@@ -22,6 +22,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 /// UDP, also the name of the swarm's port.
 pub(crate) const SWARM_PORT_NAME: &str = "swarm";
+/// TCP at the same number, for networks that let no UDP through.
+pub(crate) const SWARM_TCP_PORT_NAME: &str = "swarm-tcp";
 /// TLS: the owner's and the operator's API.
 pub const API_PORT: u16 = 8443;
 /// Plain HTTP reading of archives.

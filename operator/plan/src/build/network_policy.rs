@@ -1,7 +1,8 @@
 //! Default deny for the replicas, then what they need and nothing else.
 //!
-//! In: the swarm from anywhere; API and probes from the operator's pods; the gateway only if some archive is
-//! public, and WebSockets only if they are served. Out: names, UDP (peers are anywhere and on any port), and the object store.
+//! In: the swarm, over UDP and TCP, from anywhere; API and probes from the operator's pods; the gateway only if some archive is
+//! public, and WebSockets only if they are served. Out: names, UDP (peers are anywhere and on any port), TCP to the
+//! cloud's own replicas, and the object store.
 
 use crate::build::{API_PORT, GATEWAY_PORT, OPS_PORT, WEBSOCKET_PORT, owned, pods_of};
 use crate::names::{FIELD_MANAGER, NAME_LABEL};
@@ -19,7 +20,7 @@ pub(crate) fn build(cloud: &Cloud, settings: &Settings, gateway_open: bool) -> N
     let mut ingress = vec![
         NetworkPolicyIngressRule {
             from: None,
-            ports: Some(vec![port("UDP", cloud.swarm_port)]),
+            ports: Some(vec![port("UDP", cloud.swarm_port), port("TCP", cloud.swarm_port)]),
         },
         NetworkPolicyIngressRule {
             from: Some(vec![operator(settings)]),
@@ -42,10 +43,20 @@ pub(crate) fn build(cloud: &Cloud, settings: &Settings, gateway_open: bool) -> N
         protocol: Some("UDP".into()),
         ..NetworkPolicyPort::default()
     };
-    let mut egress = vec![NetworkPolicyEgressRule {
-        to: None,
-        ports: Some(vec![port("TCP", 53), any_udp]),
-    }];
+    let siblings = NetworkPolicyPeer {
+        pod_selector: Some(pods_of(cloud)),
+        ..NetworkPolicyPeer::default()
+    };
+    let mut egress = vec![
+        NetworkPolicyEgressRule {
+            to: None,
+            ports: Some(vec![port("TCP", 53), any_udp]),
+        },
+        NetworkPolicyEgressRule {
+            to: Some(vec![siblings]),
+            ports: Some(vec![port("TCP", cloud.swarm_port)]),
+        },
+    ];
     egress.extend(cloud.backup.as_ref().map(|backup| object_store(cloud, backup)));
     NetworkPolicy {
         metadata: owned(cloud, cloud.names.base()),
@@ -153,7 +164,7 @@ mod tests {
         let policy = build(&full_cloud(), &settings(), false);
         assert_eq!(
             ports_from_anywhere(&policy),
-            [("UDP".to_owned(), Some(IntOrString::Int(49737)))]
+            ["UDP", "TCP"].map(|protocol| (protocol.to_owned(), Some(IntOrString::Int(49737))))
         );
         assert_eq!(policy.spec.unwrap().policy_types.unwrap(), ["Ingress", "Egress"]);
     }
@@ -162,7 +173,7 @@ mod tests {
     fn a_public_archive_opens_the_gateway_and_nothing_else() {
         let policy = build(&full_cloud(), &settings(), true);
         assert_eq!(
-            ports_from_anywhere(&policy)[1..],
+            ports_from_anywhere(&policy)[2..],
             [("TCP".to_owned(), Some(IntOrString::Int(8080)))]
         );
     }
@@ -173,7 +184,7 @@ mod tests {
         resource.spec.network.websocket.enabled = true;
         let policy = build(&parsed(&resource), &settings(), false);
         assert_eq!(
-            ports_from_anywhere(&policy)[1..],
+            ports_from_anywhere(&policy)[2..],
             [("TCP".to_owned(), Some(IntOrString::Int(8090)))]
         );
     }
@@ -192,9 +203,27 @@ mod tests {
     }
 
     #[test]
-    fn tcp_goes_out_to_names_and_the_object_store_only() {
+    fn replicas_of_one_cloud_reach_each_other_over_tcp_on_the_swarm_port() {
+        let cloud = full_cloud();
+        let spec = build(&cloud, &settings(), false).spec.unwrap();
+        let to_siblings: Vec<_> = spec
+            .egress
+            .unwrap()
+            .into_iter()
+            .filter(|rule| rule.to.iter().flatten().any(|to| to.pod_selector.is_some()))
+            .collect();
+        assert_eq!(to_siblings.len(), 1);
+        assert_eq!(to_siblings[0].ports, Some(vec![port("TCP", 49737)]));
+        let to = &to_siblings[0].to.as_ref().unwrap()[0];
+        assert_eq!(to.pod_selector, Some(pods_of(&cloud)));
+        assert_eq!(to.namespace_selector, None, "of its own namespace");
+    }
+
+    #[test]
+    fn tcp_goes_out_to_names_siblings_and_the_object_store_only() {
         let tcp = |cloud: &Cloud| -> Vec<_> {
-            let rules = build(cloud, &settings(), false).spec.unwrap().egress.unwrap();
+            let mut rules = build(cloud, &settings(), false).spec.unwrap().egress.unwrap();
+            rules.retain(|rule| !rule.to.iter().flatten().any(|to| to.pod_selector.is_some()));
             let ports = |rule: &NetworkPolicyEgressRule| rule.ports.clone().unwrap();
             let tcp = |rule: NetworkPolicyEgressRule| {
                 let blocks: Vec<_> = rule
@@ -236,13 +265,13 @@ mod tests {
                 .unwrap()
                 .egress
                 .unwrap();
-            let selector = rules[1].to.as_ref().unwrap()[0]
+            let selector = rules[2].to.as_ref().unwrap()[0]
                 .namespace_selector
                 .as_ref()
                 .unwrap();
             assert_eq!(selector, &labelled("kubernetes.io/metadata.name", namespace));
             assert_eq!(
-                rules[1].ports.as_ref().unwrap()[0].port,
+                rules[2].ports.as_ref().unwrap()[0].port,
                 None,
                 "the pod's port may be another one"
             );

@@ -1,6 +1,5 @@
 //! Sleeping and waking, for devices that do: nothing is sent meanwhile, and nothing that was joined is forgotten.
 
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use cumulet_hyperdht::Server;
@@ -11,12 +10,12 @@ use crate::Topic;
 
 impl Actor {
     pub(super) fn is_suspended(&self) -> bool {
-        self.suspended.load(Ordering::Relaxed)
+        self.gate.is_suspended()
     }
 
     /// Ends connections and attempts, and withdraws what was announced.
     pub(super) async fn suspend(&mut self) {
-        if self.suspended.swap(true, Ordering::Relaxed) {
+        if self.gate.set_suspended(true) {
             return;
         }
         self.dials.clear();
@@ -27,6 +26,7 @@ impl Actor {
         for link in self.links.values() {
             link.control.destroy();
         }
+        self.door.set_open(false);
         let server = self.server.take();
         self.listen_on_resume = server.is_some().then_some(self.announced);
         let topics = self.topics.suspend();
@@ -35,7 +35,7 @@ impl Actor {
 
     /// Goes on where [`Actor::suspend`] stopped. The DHT node looks for nodes anew: the network may be another.
     pub(super) async fn resume(&mut self, now: Instant) {
-        if !self.suspended.swap(false, Ordering::Relaxed) {
+        if !self.gate.set_suspended(false) {
             return;
         }
         self.dht.refresh().await;
