@@ -173,8 +173,10 @@ async fn streams_beyond_a_members_number_and_bytes_beyond_its_quota_are_refused_
     let many = json!({ "url": relaying.url, "publicKey": served["publicKey"], "count": 4 });
     let dialled = js.call("dial", many).await;
     let outcomes = support::strings(&dialled["outcomes"]);
-    let open = outcomes.iter().filter(|outcome| *outcome == "open").count();
-    assert_eq!(open, 2, "{outcomes:?}");
+    let count = |what: &str| outcomes.iter().filter(|outcome| outcome.contains(what)).count();
+    assert_eq!(count("no room for another stream"), 2, "{outcomes:?}");
+    // A swarm keeps one connection per key, and may end the other one before anything came of it.
+    assert!(outcomes.iter().any(|outcome| outcome == "open"), "{outcomes:?}");
     settled(&relaying.relay).await;
     // One block fits the quota, for each identity again.
     for _ in 0..2 {

@@ -29,9 +29,9 @@ const REPLACE_EVERY: Duration = Duration::from_secs(3);
 /// Whoever announced does it again so long after it was done. A node that came since knows nothing. It takes six seconds while
 /// dead nodes are known, as in JavaScript: that long they are asked again.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(4);
-/// All topics are looked up this often, by each side: JavaScript bounds what a node asks at a time, and lookups wait six seconds
-/// for dead nodes.
-const LOOK_UP_EVERY: Duration = Duration::from_secs(2);
+/// All topics are looked up this often, by each side. Lookups wait six seconds for dead nodes, and either implementation bounds
+/// what a node asks at a time: more often, and they would queue up for longer and longer.
+const LOOK_UP_EVERY: Duration = Duration::from_secs(6);
 /// A lookup that takes longer counts as not answered; the JavaScript side has the same bound.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Of the JavaScript announcer's key pair.
