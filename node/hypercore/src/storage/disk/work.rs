@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use bytes::Bytes;
 
@@ -80,18 +80,23 @@ fn write_overlapped(jobs: &[SealJob]) -> Result<(), StorageError> {
     std::thread::scope(|scope| {
         let (written, to_finish) = sync_channel::<Written<'_>>(0);
         let finishing = scope.spawn(move || to_finish.into_iter().try_for_each(Written::finish));
-        let filled = jobs.iter().try_for_each(|job| {
-            let segment = job.write()?;
-            // Nobody takes it: finishing failed, and says why below.
-            let _ = written.send(segment);
-            Ok(())
-        });
-        drop(written);
+        let filled = fill(jobs, written);
         let finished = finishing
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         finished.and(filled)
     })
+}
+
+/// Writes one segment after the other for as long as somebody makes them durable.
+fn fill<'a>(jobs: &'a [SealJob], written: SyncSender<Written<'a>>) -> Result<(), StorageError> {
+    for job in jobs {
+        if written.send(job.write()?).is_err() {
+            // Making one durable failed, which is reported. A full disk is not filled with more.
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// A segment and its sidecar, written and not yet durable.
