@@ -9,7 +9,12 @@ use serde_json::json;
 use super::js::JsPeer;
 use super::node::{Node, append, held, same, state, until};
 use super::random::Random;
+use super::sides::Sides;
+use super::writer::Writer;
 use super::{Direction, Load};
+
+/// The core's name in JavaScript, of which its blocks are made.
+const NAME: &str = "core";
 
 /// A kind of core.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +45,7 @@ impl Kind {
         }
     }
 
-    fn is_encrypted(self) -> bool {
+    pub(super) fn is_encrypted(self) -> bool {
         self == Self::Encrypted
     }
 }
@@ -78,40 +83,29 @@ pub(super) async fn compare(
 }
 
 /// One core of a kind, whole.
-pub(super) async fn plain(kind: Kind, direction: Direction, load: Load, mut random: Random) -> Result<()> {
-    let sizes = load.sizes(&mut random);
-    match (direction, kind) {
-        (Direction::JsWrites, _) => js_writes(kind, &sizes, random).await,
-        // A store makes no writable cores of these kinds: we serve what JavaScript wrote.
-        (Direction::WeWrite, Kind::Multisig | Kind::Compat | Kind::Prologue) => {
-            we_pass_on(kind, &sizes, random).await
+pub(super) async fn plain(sides: &mut Sides, kind: Kind, direction: Direction, load: Load) -> Result<()> {
+    let sizes = load.sizes(&mut sides.random);
+    let core = match direction {
+        Direction::JsWrites => from_js(sides, kind, &sizes).await?,
+        Direction::WeWrite => {
+            let writer = Writer::new(kind, NAME, sides).await?;
+            writer.append(NAME, &sizes).await?;
+            sides.js.open(NAME, writer.core.key(), kind.name()).await?;
+            sides.connect().await?;
+            writer.core
         }
-        (Direction::WeWrite, _) => we_write(kind, &sizes, random).await,
-    }
-}
-
-async fn js_writes(kind: Kind, sizes: &[usize], mut random: Random) -> Result<()> {
-    let (mut js, node) = (JsPeer::start()?, Node::new()?);
-    let core = from_js(&mut js, &node, kind, sizes, &mut random).await?;
-    compare(&mut js, "core", &core, kind.is_encrypted()).await?;
-    node.close().await?;
-    js.close().await
+    };
+    compare(&mut sides.js, NAME, &core, kind.is_encrypted()).await
 }
 
 /// A core that JavaScript writes and we read whole.
-async fn from_js(
-    js: &mut JsPeer,
-    node: &Node,
-    kind: Kind,
-    sizes: &[usize],
-    random: &mut Random,
-) -> Result<CoreHandle> {
-    let key = js.create("core", kind.name()).await?;
-    js.append("core", sizes).await?;
-    let written = js.ask("state", json!({"name": "core"})).await?["length"].as_u64();
-    let core = node.store.get(key).await?;
+async fn from_js(sides: &mut Sides, kind: Kind, sizes: &[usize]) -> Result<CoreHandle> {
+    let key = sides.js.create(NAME, kind.name()).await?;
+    sides.js.append(NAME, sizes).await?;
+    let written = sides.js.ask("state", json!({"name": NAME})).await?["length"].as_u64();
+    let core = sides.node.store.get(key).await?;
     let _download = core.download(0..u64::MAX).await;
-    node.connect(js, random).await?;
+    sides.connect().await?;
     until(&core, "all blocks", |state| {
         Some(state.contiguous_length) == written
     })
@@ -123,63 +117,38 @@ async fn from_js(
     Ok(core)
 }
 
-async fn we_write(kind: Kind, sizes: &[usize], mut random: Random) -> Result<()> {
-    let (mut js, node) = (JsPeer::start()?, Node::new()?);
-    let core = create(&node, &mut random).await?;
-    append(&core, "core", sizes, kind.is_encrypted()).await?;
-    js.open("core", core.key(), kind.name()).await?;
-    node.connect(&mut js, &mut random).await?;
-    compare(&mut js, "core", &core, kind.is_encrypted()).await?;
-    node.close().await?;
-    js.close().await
-}
-
-async fn we_pass_on(kind: Kind, sizes: &[usize], mut random: Random) -> Result<()> {
-    let (mut writer, mut reader, node) = (JsPeer::start()?, JsPeer::start()?, Node::new()?);
-    let core = from_js(&mut writer, &node, kind, sizes, &mut random).await?;
-    writer.close().await?;
-    reader.open("core", core.key(), kind.name()).await?;
-    node.connect(&mut reader, &mut random).await?;
-    compare(&mut reader, "core", &core, kind.is_encrypted()).await?;
-    node.close().await?;
-    reader.close().await
-}
-
 /// Cores of a store.
 const CORES: usize = 50;
 
 /// Many cores over one stream.
-pub(super) async fn many_cores(direction: Direction, loads: Vec<Load>, mut random: Random) -> Result<()> {
-    let (mut js, node) = (JsPeer::start()?, Node::new()?);
+pub(super) async fn many_cores(sides: &mut Sides, direction: Direction, loads: Vec<Load>) -> Result<()> {
     let (mut cores, mut downloads) = (Vec::new(), Vec::new());
     for number in 0..CORES {
         let name = format!("core {number}");
-        let sizes = loads[number % loads.len()].sizes(&mut random);
+        let sizes = loads[number % loads.len()].sizes(&mut sides.random);
         let core = match direction {
             Direction::JsWrites => {
-                let key = js.create(&name, "default").await?;
-                js.append(&name, &sizes).await?;
-                let core = node.store.get(key).await?;
+                let key = sides.js.create(&name, "default").await?;
+                sides.js.append(&name, &sizes).await?;
+                let core = sides.node.store.get(key).await?;
                 downloads.push(core.download(0..u64::MAX).await);
                 core
             }
             Direction::WeWrite => {
-                let core = create(&node, &mut random).await?;
+                let core = create(&sides.node, &mut sides.random).await?;
                 append(&core, &name, &sizes, false).await?;
-                js.open(&name, core.key(), "default").await?;
+                sides.js.open(&name, core.key(), "default").await?;
                 core
             }
         };
         cores.push((name, sizes.len() as u64, core));
     }
-    node.connect(&mut js, &mut random).await?;
+    sides.connect().await?;
     for (name, length, core) in &cores {
         until(core, name, |state| state.contiguous_length == *length).await?;
     }
     for (name, _, core) in &cores {
-        compare(&mut js, name, core, false).await?;
+        compare(&mut sides.js, name, core, false).await?;
     }
-    drop((downloads, cores));
-    node.close().await?;
-    js.close().await
+    Ok(())
 }
