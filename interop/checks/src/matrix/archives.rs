@@ -12,9 +12,9 @@ use sha2::{Digest, Sha256};
 use super::Direction;
 use super::cells::{compare, create};
 use super::js::key_of;
+use super::meeting::Meeting;
 use super::node::until;
 use super::random::Random;
-use super::sides::Sides;
 
 fn shape(entry: &Entry) -> Result<Value> {
     let value = entry.value.as_deref().unwrap_or_default();
@@ -46,16 +46,16 @@ fn same(ours: &Value, theirs: &Value) -> Result<()> {
 }
 
 /// A bee of random batches.
-pub(super) async fn bee(sides: &mut Sides, direction: Direction, count: usize) -> Result<()> {
+pub(super) async fn bee(meeting: &mut Meeting, direction: Direction, count: usize) -> Result<()> {
     match direction {
         Direction::JsWrites => {
-            let seed = sides.random.below(1 << 31);
-            let written = sides
+            let seed = meeting.random.below(1 << 31);
+            let written = meeting
                 .js
                 .ask("writeBee", json!({"name": "bee", "seed": seed, "count": count}))
                 .await?;
-            let core = sides.node.store.get(key_of(&written)?).await?;
-            sides.connect().await?;
+            let core = meeting.node.store.get(key_of(&written)?).await?;
+            meeting.connect().await?;
             let length = written["length"].as_u64().context("no length")?;
             if length > 0 {
                 ensure!(core.update().await?, "the writer's length is not learnt");
@@ -64,17 +64,17 @@ pub(super) async fn bee(sides: &mut Sides, direction: Direction, count: usize) -
             same(&read_bee(&Bee::new(core.clone()), middle).await?, &written)?;
             let _download = core.download(0..u64::MAX).await;
             until(&core, "all blocks", |state| state.contiguous_length == length).await?;
-            compare(&mut sides.js, "bee", &core, false).await?;
+            compare(&mut meeting.js, "bee", &core, false).await?;
         }
         Direction::WeWrite => {
-            let core = create(&sides.node, &mut sides.random).await?;
-            let middle = write_bee(&core, count, &mut sides.random).await?;
-            sides.js.open("bee", core.key(), "default").await?;
-            sides.connect().await?;
+            let core = create(&meeting.node, &mut meeting.random).await?;
+            let middle = write_bee(&core, count, &mut meeting.random).await?;
+            meeting.js.open("bee", core.key(), "default").await?;
+            meeting.connect().await?;
             let arguments = json!({"name": "bee", "length": core.state().length, "middle": middle});
-            let seen = sides.js.ask("readBee", arguments).await?;
+            let seen = meeting.js.ask("readBee", arguments).await?;
             same(&read_bee(&Bee::new(core.clone()), middle).await?, &seen)?;
-            compare(&mut sides.js, "bee", &core, false).await?;
+            compare(&mut meeting.js, "bee", &core, false).await?;
         }
     }
     Ok(())
@@ -143,42 +143,42 @@ async fn describe(drive: &CoreDrive, middle: u64) -> Result<Value> {
 }
 
 /// A drive of random files, links and deletions.
-pub(super) async fn drive(sides: &mut Sides, direction: Direction) -> Result<()> {
+pub(super) async fn drive(meeting: &mut Meeting, direction: Direction) -> Result<()> {
     match direction {
         Direction::JsWrites => {
-            let seed = sides.random.below(1 << 31);
-            let written = sides
+            let seed = meeting.random.below(1 << 31);
+            let written = meeting
                 .js
                 .ask("writeDrive", json!({"name": "drive", "seed": seed}))
                 .await?;
             let key = key_of(&written)?;
-            let db = sides.node.store.get(key).await?;
-            sides.connect().await?;
+            let db = meeting.node.store.get(key).await?;
+            meeting.connect().await?;
             ensure!(db.update().await?, "the drive is not found");
             let bee = Bee::new(db.clone());
             let header = bee.header().await?;
             let manifest = db.manifest().await.context("a core without manifest")?;
             let content = content::content(&header, &key, &manifest)?;
-            let blobs = sides.node.store.get(content.key).await?;
+            let blobs = meeting.node.store.get(content.key).await?;
             blobs.update().await?;
             let middle = written["middle"].as_u64().context("no middle")?;
             same(&describe(&Drive::new(&bee, blobs), middle).await?, &written)?;
         }
         Direction::WeWrite => {
-            let pair = KeyPair::from_seed(&sides.random.bytes());
+            let pair = KeyPair::from_seed(&meeting.random.bytes());
             let manifest = Manifest::single(pair.public_key());
             let key = manifest.key();
             let derived = content::content_manifest(&key, &manifest).context("no content core")?;
-            let db = sides.node.store.create(manifest, Some(pair.clone())).await?;
-            let blobs = sides.node.store.create(derived, Some(pair)).await?;
+            let db = meeting.node.store.create(manifest, Some(pair.clone())).await?;
+            let blobs = meeting.node.store.create(derived, Some(pair)).await?;
             let mut writer = DriveWriter::new(db, blobs);
-            let middle = fill(&mut writer, &mut sides.random).await?;
-            sides.connect().await?;
+            let middle = fill(&mut writer, &mut meeting.random).await?;
+            meeting.connect().await?;
             let ours = describe(&writer.drive(), middle).await?;
             let arguments = json!({
                 "name": "drive", "key": hex::encode(key), "version": ours["version"], "middle": middle,
             });
-            same(&ours, &sides.js.ask("readDrive", arguments).await?)?;
+            same(&ours, &meeting.js.ask("readDrive", arguments).await?)?;
         }
     }
     Ok(())

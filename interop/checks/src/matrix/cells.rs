@@ -7,9 +7,9 @@ use cumulet_hypercore::manifest::Manifest;
 use serde_json::json;
 
 use super::js::JsPeer;
+use super::meeting::Meeting;
 use super::node::{Node, append, held, same, state, until};
 use super::random::Random;
-use super::sides::Sides;
 use super::writer::Writer;
 use super::{Direction, Load};
 
@@ -83,29 +83,29 @@ pub(super) async fn compare(
 }
 
 /// One core of a kind, whole.
-pub(super) async fn plain(sides: &mut Sides, kind: Kind, direction: Direction, load: Load) -> Result<()> {
-    let sizes = load.sizes(&mut sides.random);
+pub(super) async fn plain(meeting: &mut Meeting, kind: Kind, direction: Direction, load: Load) -> Result<()> {
+    let sizes = load.sizes(&mut meeting.random);
     let core = match direction {
-        Direction::JsWrites => from_js(sides, kind, &sizes).await?,
+        Direction::JsWrites => from_js(meeting, kind, &sizes).await?,
         Direction::WeWrite => {
-            let writer = Writer::new(kind, NAME, sides).await?;
+            let writer = Writer::new(kind, NAME, meeting).await?;
             writer.append(NAME, &sizes).await?;
-            sides.js.open(NAME, writer.core.key(), kind.name()).await?;
-            sides.connect().await?;
+            meeting.js.open(NAME, writer.core.key(), kind.name()).await?;
+            meeting.connect().await?;
             writer.core
         }
     };
-    compare(&mut sides.js, NAME, &core, kind.is_encrypted()).await
+    compare(&mut meeting.js, NAME, &core, kind.is_encrypted()).await
 }
 
 /// A core that JavaScript writes and we read whole.
-async fn from_js(sides: &mut Sides, kind: Kind, sizes: &[usize]) -> Result<CoreHandle> {
-    let key = sides.js.create(NAME, kind.name()).await?;
-    sides.js.append(NAME, sizes).await?;
-    let written = sides.js.ask("state", json!({"name": NAME})).await?["length"].as_u64();
-    let core = sides.node.store.get(key).await?;
+async fn from_js(meeting: &mut Meeting, kind: Kind, sizes: &[usize]) -> Result<CoreHandle> {
+    let key = meeting.js.create(NAME, kind.name()).await?;
+    meeting.js.append(NAME, sizes).await?;
+    let written = meeting.js.ask("state", json!({"name": NAME})).await?["length"].as_u64();
+    let core = meeting.node.store.get(key).await?;
     let _download = core.download(0..u64::MAX).await;
-    sides.connect().await?;
+    meeting.connect().await?;
     until(&core, "all blocks", |state| {
         Some(state.contiguous_length) == written
     })
@@ -121,34 +121,34 @@ async fn from_js(sides: &mut Sides, kind: Kind, sizes: &[usize]) -> Result<CoreH
 const CORES: usize = 50;
 
 /// Many cores over one stream.
-pub(super) async fn many_cores(sides: &mut Sides, direction: Direction, loads: Vec<Load>) -> Result<()> {
+pub(super) async fn many_cores(meeting: &mut Meeting, direction: Direction, loads: Vec<Load>) -> Result<()> {
     let (mut cores, mut downloads) = (Vec::new(), Vec::new());
     for number in 0..CORES {
         let name = format!("core {number}");
-        let sizes = loads[number % loads.len()].sizes(&mut sides.random);
+        let sizes = loads[number % loads.len()].sizes(&mut meeting.random);
         let core = match direction {
             Direction::JsWrites => {
-                let key = sides.js.create(&name, "default").await?;
-                sides.js.append(&name, &sizes).await?;
-                let core = sides.node.store.get(key).await?;
+                let key = meeting.js.create(&name, "default").await?;
+                meeting.js.append(&name, &sizes).await?;
+                let core = meeting.node.store.get(key).await?;
                 downloads.push(core.download(0..u64::MAX).await);
                 core
             }
             Direction::WeWrite => {
-                let core = create(&sides.node, &mut sides.random).await?;
+                let core = create(&meeting.node, &mut meeting.random).await?;
                 append(&core, &name, &sizes, false).await?;
-                sides.js.open(&name, core.key(), "default").await?;
+                meeting.js.open(&name, core.key(), "default").await?;
                 core
             }
         };
         cores.push((name, sizes.len() as u64, core));
     }
-    sides.connect().await?;
+    meeting.connect().await?;
     for (name, length, core) in &cores {
         until(core, name, |state| state.contiguous_length == *length).await?;
     }
     for (name, _, core) in &cores {
-        compare(&mut sides.js, name, core, false).await?;
+        compare(&mut meeting.js, name, core, false).await?;
     }
     Ok(())
 }

@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 
 use super::archives::{NAMES, SIZES, name};
 use super::cells::create;
+use super::meeting::Meeting;
 use super::random::Random;
-use super::sides::Sides;
 
 /// One operation on a bee.
 enum BeeOp {
@@ -83,15 +83,17 @@ impl BeeOp {
 }
 
 /// A bee that many operations made.
-pub(super) async fn bee(sides: &mut Sides, count: usize) -> Result<()> {
-    let ops: Vec<BeeOp> = (0..count).map(|_| BeeOp::new(count, &mut sides.random)).collect();
-    let core = create(&sides.node, &mut sides.random).await?;
+pub(super) async fn bee(meeting: &mut Meeting, count: usize) -> Result<()> {
+    let ops: Vec<BeeOp> = (0..count)
+        .map(|_| BeeOp::new(count, &mut meeting.random))
+        .collect();
+    let core = create(&meeting.node, &mut meeting.random).await?;
     let mut writer = BeeWriter::new(core.clone(), WriteOptions::default());
     for op in &ops {
         op.apply(&mut writer).await?;
     }
     let shapes: Vec<Value> = ops.iter().map(BeeOp::shape).collect();
-    let theirs = sides
+    let theirs = meeting
         .js
         .ask("applyBee", json!({"name": "bee", "ops": shapes}))
         .await?;
@@ -202,20 +204,20 @@ impl DriveOp {
 }
 
 /// A drive that many operations made: the cores of its names and of its bytes.
-pub(super) async fn drive(sides: &mut Sides) -> Result<()> {
-    let count = 30 + sides.random.below(40);
-    let ops: Vec<DriveOp> = (0..count).map(|_| DriveOp::new(&mut sides.random)).collect();
-    let pair = KeyPair::from_seed(&sides.random.bytes());
+pub(super) async fn drive(meeting: &mut Meeting) -> Result<()> {
+    let count = 30 + meeting.random.below(40);
+    let ops: Vec<DriveOp> = (0..count).map(|_| DriveOp::new(&mut meeting.random)).collect();
+    let pair = KeyPair::from_seed(&meeting.random.bytes());
     let manifest = Manifest::single(pair.public_key());
     let derived = content::content_manifest(&manifest.key(), &manifest).context("no content core")?;
-    let db = sides.node.store.create(manifest, Some(pair.clone())).await?;
-    let blobs = sides.node.store.create(derived, Some(pair)).await?;
+    let db = meeting.node.store.create(manifest, Some(pair.clone())).await?;
+    let blobs = meeting.node.store.create(derived, Some(pair)).await?;
     let mut writer = DriveWriter::new(db.clone(), blobs.clone());
     for op in &ops {
         op.apply(&mut writer).await?;
     }
     let shapes: Vec<Value> = ops.iter().map(DriveOp::shape).collect();
-    let theirs = sides
+    let theirs = meeting
         .js
         .ask("applyDrive", json!({"name": "drive", "ops": shapes}))
         .await?;

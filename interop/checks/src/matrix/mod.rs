@@ -13,10 +13,10 @@ mod cells;
 mod courses;
 mod equality;
 mod js;
+mod meeting;
 mod node;
 mod random;
 mod report;
-mod sides;
 mod writer;
 
 use std::future::Future;
@@ -29,9 +29,9 @@ use cumulet_hypercore::encryption::PADDING;
 use futures::StreamExt as _;
 
 use self::js::IdlePeers;
+use self::meeting::Meeting;
 use self::random::Random;
 pub use self::report::{CaseReport, Report};
-use self::sides::Sides;
 
 /// How much is run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -104,11 +104,11 @@ type Run<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 struct Case {
     name: String,
-    run: Box<dyn for<'a> FnOnce(&'a mut Sides) -> Run<'a>>,
+    run: Box<dyn for<'a> FnOnce(&'a mut Meeting) -> Run<'a>>,
 }
 
 impl Case {
-    fn new(name: String, run: impl for<'a> FnOnce(&'a mut Sides) -> Run<'a> + 'static) -> Self {
+    fn new(name: String, run: impl for<'a> FnOnce(&'a mut Meeting) -> Run<'a> + 'static) -> Self {
         Self {
             name,
             run: Box::new(run),
@@ -118,7 +118,7 @@ impl Case {
     async fn run(self, seed: u64, idle: &IdlePeers) -> CaseReport {
         let random = Random::new(seed, &self.name);
         let started = Instant::now();
-        let run = sides::run(idle, random, self.run);
+        let run = meeting::run(idle, random, self.run);
         let result = match tokio::time::timeout(CASE_LIMIT, run).await {
             Ok(result) => result,
             Err(_) => Err(anyhow::anyhow!("not done after {} s", CASE_LIMIT.as_secs())),
@@ -169,22 +169,22 @@ fn cases(size: Size) -> Vec<Case> {
             let largest = LARGEST_BLOCK - if is_encrypted { PADDING } else { 0 };
             for load in loads(size, kind == cells::Kind::Default, largest) {
                 let name = format!("{}, {}, {}", kind.name(), direction.name(), load.name());
-                cases.push(Case::new(name, move |sides| {
-                    Box::pin(cells::plain(sides, kind, direction, load))
+                cases.push(Case::new(name, move |meeting| {
+                    Box::pin(cells::plain(meeting, kind, direction, load))
                 }));
             }
         }
         for course in courses::Course::ALL {
             for load in loads(size, false, LARGEST_BLOCK) {
                 let name = format!("{}, {}, {}", course.name(), direction.name(), load.name());
-                cases.push(Case::new(name, move |sides| {
-                    Box::pin(course.run(sides, direction, load))
+                cases.push(Case::new(name, move |meeting| {
+                    Box::pin(course.run(meeting, direction, load))
                 }));
             }
         }
         let name = format!("Corestore with 50 cores, {}", direction.name());
-        cases.push(Case::new(name, move |sides| {
-            Box::pin(cells::many_cores(sides, direction, many_loads(size, direction)))
+        cases.push(Case::new(name, move |meeting| {
+            Box::pin(cells::many_cores(meeting, direction, many_loads(size, direction)))
         }));
     }
     cases.extend(archive_cases(size));
@@ -232,26 +232,26 @@ fn archive_cases(size: Size) -> Vec<Case> {
     for direction in Direction::BOTH {
         for count in changes.iter().copied() {
             let name = format!("bee, {}, {count} changes", direction.name());
-            cases.push(Case::new(name, move |sides| {
-                Box::pin(archives::bee(sides, direction, count))
+            cases.push(Case::new(name, move |meeting| {
+                Box::pin(archives::bee(meeting, direction, count))
             }));
         }
         for number in 0..drives {
             let name = format!("drive, {}, number {number}", direction.name());
-            cases.push(Case::new(name, move |sides| {
-                Box::pin(archives::drive(sides, direction))
+            cases.push(Case::new(name, move |meeting| {
+                Box::pin(archives::drive(meeting, direction))
             }));
         }
     }
     for count in operations.iter().copied() {
         let name = format!("bee, the same {count} operations on both sides");
-        cases.push(Case::new(name, move |sides| {
-            Box::pin(equality::bee(sides, count))
+        cases.push(Case::new(name, move |meeting| {
+            Box::pin(equality::bee(meeting, count))
         }));
     }
     for number in 0..drives {
         let name = format!("drive, the same operations on both sides, number {number}");
-        cases.push(Case::new(name, |sides| Box::pin(equality::drive(sides))));
+        cases.push(Case::new(name, |meeting| Box::pin(equality::drive(meeting))));
     }
     cases
 }

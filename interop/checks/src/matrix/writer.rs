@@ -11,9 +11,9 @@ use cumulet_hypercore::storage::MemoryStorage;
 
 use super::cells::Kind;
 use super::js::PROLOGUE_SIZES;
+use super::meeting::Meeting;
 use super::node::{BATCH, append, block, blocks};
 use super::random::Random;
-use super::sides::Sides;
 
 /// A core of ours, and what signs it.
 pub(super) struct Writer {
@@ -24,8 +24,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) async fn new(kind: Kind, name: &str, sides: &mut Sides) -> Result<Self> {
-        let (store, random) = (&sides.node.store, &mut sides.random);
+    pub(super) async fn new(kind: Kind, name: &str, meeting: &mut Meeting) -> Result<Self> {
+        let (store, random) = (&meeting.node.store, &mut meeting.random);
         let pair = KeyPair::from_seed(&random.bytes());
         let own = Manifest::single(pair.public_key());
         let mut quorum = Vec::new();
@@ -61,16 +61,16 @@ impl Writer {
         }
         for sizes in sizes.chunks(BATCH) {
             let blocks = blocks(&self.core, name, sizes, false);
-            let (draft, signature) = self.core.with_core(|core| self.sign(core, blocks)).await?;
+            let (draft, signature) = self.core.with_core(|core| self.sign(core, &blocks)).await?;
             self.core.append_signed(draft, signature.into()).await?;
         }
         Ok(())
     }
 
     /// What a quorum makes of new blocks. Where the manifest allows it, the last signer has a longer tree and gives a patch.
-    fn sign(&self, core: &BoxedCore, blocks: Vec<Bytes>) -> Result<(Draft, Vec<u8>)> {
+    fn sign(&self, core: &BoxedCore, blocks: &[Bytes]) -> Result<(Draft, Vec<u8>)> {
         let manifest = core.manifest().context("a core without manifest")?;
-        let draft = core.draft(blocks.clone())?;
+        let draft = core.draft(blocks.to_vec())?;
         let mut parts = Vec::new();
         for (place, signer) in self.quorum.iter().enumerate() {
             let is_ahead = manifest.allow_patch && place + 1 == self.quorum.len();

@@ -234,7 +234,7 @@ async fn a_compat_core_has_its_signers_key_and_is_writable_whenever_its_key_pair
         let store = Corestore::open(dir.path(), CorestoreConfig::default()).unwrap();
         let core = store.create_compat(pair.clone()).await.unwrap();
         assert_eq!(*core.key(), pair.public_key());
-        assert!(core.with_core(|core| core.is_compat()).await);
+        assert!(core.with_core(Core::is_compat).await);
         assert_eq!(core.append(words(&["a"])).await.unwrap(), round + 1);
         store.close().await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! The two sides of a case, from nothing to nothing.
+//! Both sides of a case, from nothing to nothing.
 
 use anyhow::Result;
 
@@ -8,13 +8,13 @@ use super::node::{Connection, Node};
 use super::random::Random;
 
 /// A JavaScript peer and our node, both empty, and the numbers of the case.
-pub(super) struct Sides {
+pub(super) struct Meeting {
     pub(super) js: JsPeer,
     pub(super) node: Node,
     pub(super) random: Random,
 }
 
-impl Sides {
+impl Meeting {
     /// Connects the two; the seed decides who dials.
     pub(super) async fn connect(&mut self) -> Result<Connection> {
         self.node.connect(&mut self.js, &mut self.random).await
@@ -25,14 +25,14 @@ impl Sides {
 pub(super) async fn run(
     idle: &IdlePeers,
     random: Random,
-    case: impl for<'a> FnOnce(&'a mut Sides) -> Run<'a>,
+    case: impl for<'a> FnOnce(&'a mut Meeting) -> Run<'a>,
 ) -> Result<()> {
-    let mut sides = Sides {
+    let mut meeting = Meeting {
         js: idle.take()?,
         node: Node::new()?,
         random,
     };
-    case(&mut sides).await?;
-    sides.node.close().await?;
-    idle.give_back(sides.js).await
+    case(&mut meeting).await?;
+    meeting.node.close().await?;
+    idle.give_back(meeting.js).await
 }
