@@ -82,7 +82,8 @@ fn write_overlapped(jobs: &[SealJob]) -> Result<(), StorageError> {
     std::thread::scope(|scope| {
         let (written, to_finish) = sync_channel::<Written<'_>>(0);
         let finishing = scope.spawn(move || to_finish.into_iter().try_for_each(Written::finish));
-        let filled = fill(jobs, written);
+        let filled = fill(jobs, &written);
+        drop(written);
         let finished = finishing
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -91,7 +92,7 @@ fn write_overlapped(jobs: &[SealJob]) -> Result<(), StorageError> {
 }
 
 /// Writes one segment after the other for as long as somebody makes them durable.
-fn fill<'a>(jobs: &'a [SealJob], written: SyncSender<Written<'a>>) -> Result<(), StorageError> {
+fn fill<'a>(jobs: &'a [SealJob], written: &SyncSender<Written<'a>>) -> Result<(), StorageError> {
     for job in jobs {
         if written.send(job.write()?).is_err() {
             // Making one durable failed, which is reported. A full disk is not filled with more.

@@ -38,19 +38,11 @@ fn nothing_is_left_of_what_a_full_disk_did_not_take_whole() {
                     model.apply(changes).unwrap();
                 }
                 refused += usize::from(storage.maintenance_error().is_some());
-                assert_eq!(
-                    unfinished(&dir),
-                    [PathBuf::new(); 0],
-                    "after {operations} operations"
-                );
+                assert!(unfinished(&dir).is_empty(), "after {operations} operations");
                 assert_eq!(everything(&storage, 12), everything(&model, 12));
             }
         }
-        assert_eq!(
-            unfinished(&dir),
-            [PathBuf::new(); 0],
-            "after {operations} operations"
-        );
+        assert!(unfinished(&dir).is_empty(), "after {operations} operations");
         if !faults.hit() {
             break;
         }
@@ -75,5 +67,5 @@ fn nothing_is_left_of_segments_that_were_written_and_not_made_durable() {
     work.run();
     storage.end_work(work);
     assert!(storage.maintenance_error().is_some());
-    assert_eq!(unfinished(&dir), [PathBuf::new(); 0]);
+    assert!(unfinished(&dir).is_empty());
 }
