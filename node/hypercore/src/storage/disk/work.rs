@@ -24,6 +24,8 @@ use crate::segment::{ContentCipher, Header, Place, SegmentId};
 
 /// Segments that are sealed in one go: what a disk writes in about a second.
 const SEALED_AT_ONCE: usize = 16;
+/// Blocks of the segments that are sealed in one go: their nodes and places are in memory twice meanwhile, about 130 bytes each.
+const BLOCKS_SEALED_AT_ONCE: u64 = 1 << 15;
 /// Block bytes and nodes in the log above which sealing does not wait for a quiet moment: a burst up to this size is
 /// written once while it lasts. The nodes are what it may cost in memory, about 11 MiB, and the places of as many blocks as half of them.
 const PRESSING_BYTES: u64 = 128 << 20;
@@ -320,6 +322,12 @@ impl DiskStorage {
             return Ok(None);
         }
         let mut ids = self.due_segments()?;
+        let mut blocks = 0;
+        ids.retain(|id| {
+            let first = blocks == 0;
+            blocks += 1 << id.level;
+            first || blocks <= BLOCKS_SEALED_AT_ONCE
+        });
         ids.truncate(SEALED_AT_ONCE);
         if !ids.is_empty() {
             // More may be due than is done at once.
