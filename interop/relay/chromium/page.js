@@ -17,12 +17,24 @@ function bytes (text) {
 
 let held = null
 
+// Who is not let in hears it after the handshake: an answer is what proves that one is.
+async function lookUp (dht, topic) {
+  await dht.ready()
+  const query = dht.lookup(topic)
+  await new Promise((resolve) => {
+    query.on('error', () => {})
+    query.on('end', resolve)
+    query.resume()
+  })
+  return true
+}
+
 // Opens a DHT behind the WebSocket at `url` and keeps it. Says whether it was let in.
 window.hold = async function ({ url, seed }) {
   const socket = new window.WebSocket(url)
   const closed = new Promise((resolve) => { socket.onclose = () => resolve(false) })
   const dht = new RelayedDHT(new SocketStream(true, socket), { keyPair: crypto.keyPair(bytes(seed)) })
-  const isOpen = await Promise.race([dht.ready().then(() => true), closed])
+  const isOpen = await Promise.race([lookUp(dht, bytes(seed)), closed])
   if (isOpen) held = closed
   return { isOpen }
 }
