@@ -2,7 +2,7 @@
 //
 //   node archives.js bees SEED COUNT     random scripts of puts, deletes and batches, with the blocks they write
 //   node archives.js write-drive SEED    a random drive: its blocks, and what it should read as
-//   node archives.js read-drive          reads { db, blobs } from stdin, and answers what JavaScript sees in it
+//   node archives.js read-drive          reads { db, blobs, middle } from stdin, and answers what JavaScript sees in it
 //   node archives.js serve-drive SEED    a drive, replicated over TCP on loopback until stdin ends; first prints a line
 //                                        { port, key, big, ... } with what it should read as
 'use strict'
@@ -87,26 +87,34 @@ async function bee (tag, directory) {
   return { kind: 'random', tag, ops, options: { metadata: null, alwaysDuplicate }, lengths, blocks }
 }
 
-// What a drive reads as: the same from JavaScript and from Rust, or one of them is wrong.
-async function describe (drive, middle) {
+// All files of a drive or of a checkout, with their bytes, and a part of these.
+async function filesOf (drive) {
+  const sha256 = (bytes) => createHash('sha256').update(bytes).digest('hex')
   const files = []
   for await (const { seq, key, value } of drive.list('/')) {
     const file = { key, seq, linkname: value.linkname, executable: value.executable, metadata: value.metadata }
     if (value.blob) {
       const data = await drive.get(key)
       file.size = data.byteLength
-      file.sha256 = createHash('sha256').update(data).digest('hex')
-      if (data.byteLength > 3) file.part = hex(data.subarray(data.byteLength / 3, data.byteLength - 1))
-      if (file.part && file.part.length > 200) file.part = null
+      file.sha256 = sha256(data)
+      if (data.byteLength > 3) file.part = sha256(data.subarray(data.byteLength / 3, data.byteLength - 1))
     }
     files.push(file)
   }
+  return files
+}
+
+// What a drive reads as, now and at an older version: the same from JavaScript and from Rust, or one of them is wrong.
+async function describe (drive, middle) {
+  const files = await filesOf(drive)
+  const checkout = drive.checkout(middle)
+  const old = await filesOf(checkout)
+  await checkout.close()
   const diff = []
-  if (!middle) middle = files.length ? Math.max(...files.map((file) => file.seq)) : 1
   for await (const { left, right } of drive.diff(middle, '/')) {
     diff.push([(left || right).key, left && left.seq, right && right.seq])
   }
-  return { version: drive.version, files, middle, diff }
+  return { version: drive.version, files, middle, old, diff }
 }
 
 // Returns a version between two of the changes: those inside a batch can't be read.
@@ -151,7 +159,7 @@ async function writeDrive (directory) {
   const store = new Corestore(directory)
   const drive = new Hyperdrive(store)
   await drive.ready()
-  await fill(drive)
+  const middle = await fill(drive)
   const { db, blobs } = drive
   const written = {
     key: hex(drive.key),
@@ -159,7 +167,7 @@ async function writeDrive (directory) {
     manifest: { version: db.core.manifest.version, signers: db.core.manifest.signers.map((signer) => ({ namespace: hex(signer.namespace), publicKey: hex(signer.publicKey) })) },
     db: await blocksOf(db.core),
     blobs: await blocksOf(blobs.core),
-    ...(await describe(drive))
+    ...(await describe(drive, middle))
   }
   await drive.close()
   await store.close()
@@ -173,7 +181,7 @@ async function serveDrive (directory) {
   const store = new Corestore(directory)
   const drive = new Hyperdrive(store)
   await drive.ready()
-  await fill(drive)
+  const middle = await fill(drive)
   // A file of 200 blocks of different sizes, so that bytes are found by the tree and not by arithmetic.
   const stream = drive.createWriteStream('/big file.bin')
   let size = 0
@@ -193,7 +201,7 @@ async function serveDrive (directory) {
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
   const { port } = server.address()
   const big = { size, blocks: 200 }
-  process.stdout.write(JSON.stringify({ port, key: hex(drive.key), big, blobs: drive.blobs.core.length, ...(await describe(drive)) }) + '\n')
+  process.stdout.write(JSON.stringify({ port, key: hex(drive.key), big, blobs: drive.blobs.core.length, ...(await describe(drive, middle)) }) + '\n')
   await new Promise((resolve) => process.stdin.on('end', resolve).resume())
   // The directory goes with us, and so do the connections.
   process.exitCode = 0
@@ -201,7 +209,7 @@ async function serveDrive (directory) {
 }
 
 async function readDrive (directory) {
-  const { db, blobs } = JSON.parse(fs.readFileSync(0, 'utf8'))
+  const { db, blobs, middle } = JSON.parse(fs.readFileSync(0, 'utf8'))
   const store = new Corestore(directory)
   const core = store.get({ name: 'db', exclusive: true })
   await core.ready()
@@ -210,7 +218,7 @@ async function readDrive (directory) {
   const drive = new Hyperdrive(store)
   await drive.ready()
   await (await drive.getBlobs()).core.append(blobs.map((block) => Buffer.from(block, 'hex')))
-  const seen = await describe(drive)
+  const seen = await describe(drive, middle)
   await drive.close()
   await store.close()
   return seen

@@ -62,11 +62,11 @@ fn manifest(value: &Value) -> Manifest {
     }
 }
 
-/// What the script's `describe` says, from our side.
-fn describe(drive: &MemoryDrive) -> Value {
+/// All files of a drive or of a checkout, in the words of the script's `filesOf`.
+fn files_of(drive: &MemoryDrive) -> Vec<Value> {
+    let sha256 = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
     let mut files = Vec::new();
     let mut list = drive.files.list("/").unwrap();
-    let mut middle = 0;
     while let Some(file) = block_on(list.next()).unwrap() {
         let metadata: Value = file
             .entry
@@ -77,36 +77,27 @@ fn describe(drive: &MemoryDrive) -> Value {
             "key": file.path, "seq": file.seq, "linkname": file.entry.linkname,
             "executable": file.entry.executable, "metadata": metadata,
         });
-        middle = middle.max(file.seq);
         if file.entry.blob.is_some() {
-            let data = block_on(async {
-                drive
-                    .read(&file, None)
-                    .await?
-                    .to_vec(1 << 20)
-                    .await
-                    .map_err(Into::into)
-            });
-            let data: Vec<u8> = data
-                .map_err(|error: cumulet_hyperdrive::DriveError| error)
-                .unwrap();
+            let read = |range| {
+                block_on(async { drive.read(&file, range).await.unwrap().to_vec(1 << 20).await }).unwrap()
+            };
+            let data = read(None);
             described["size"] = data.len().into();
-            described["sha256"] = hex::encode(Sha256::digest(&data)).into();
+            described["sha256"] = sha256(&data).into();
             if data.len() > 3 {
                 let part = data.len() as u64 / 3..data.len() as u64 - 1;
-                let part =
-                    block_on(async { drive.read(&file, Some(part)).await.unwrap().to_vec(1 << 20).await });
-                let part = hex::encode(part.unwrap());
-                described["part"] = if part.len() > 200 {
-                    Value::Null
-                } else {
-                    part.into()
-                };
+                described["part"] = sha256(&read(Some(part))).into();
             }
         }
         files.push(described);
     }
-    let middle = if files.is_empty() { 1 } else { middle };
+    files
+}
+
+/// What the script's `describe` says, from our side.
+fn describe(drive: &MemoryDrive, middle: u64) -> Value {
+    let files = files_of(drive);
+    let old = files_of(&drive.checkout(middle));
     let mut diff = Vec::new();
     let mut changes = drive.files.diff(middle, "/").unwrap();
     while let Some(change) = block_on(changes.next()).unwrap() {
@@ -116,25 +107,23 @@ fn describe(drive: &MemoryDrive) -> Value {
             change.right.map(|right| right.0)
         ]));
     }
-    json!({ "version": drive.files.version(), "files": files, "middle": middle, "diff": diff })
+    json!({ "version": drive.files.version(), "files": files, "middle": middle, "old": old, "diff": diff })
 }
 
 fn assert_same(ours: &Value, theirs: &Value) {
     for field in ["version", "middle", "diff"] {
         assert_eq!(ours[field], theirs[field]);
     }
-    for (ours, theirs) in ours["files"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .zip(theirs["files"].as_array().unwrap())
-    {
+    for field in ["files", "old"] {
+        assert_same_files(ours[field].as_array().unwrap(), theirs[field].as_array().unwrap());
+    }
+}
+
+fn assert_same_files(ours: &[Value], theirs: &[Value]) {
+    for (ours, theirs) in ours.iter().zip(theirs) {
         assert_eq!(ours, theirs);
     }
-    assert_eq!(
-        ours["files"].as_array().unwrap().len(),
-        theirs["files"].as_array().unwrap().len()
-    );
+    assert_eq!(ours.len(), theirs.len());
 }
 
 #[test]
@@ -150,7 +139,8 @@ fn random_drives_of_the_js_package_read_as_it_reads_them() {
         let content = content::content(&header, &key(&written["key"]), &manifest).unwrap();
         assert_eq!(content.key, key(&written["contentKey"]), "seed {seed}");
         let drive = Drive::new(&bee, blocks(&written["blobs"]));
-        assert_same(&describe(&drive), &written);
+        let middle = written["middle"].as_u64().unwrap();
+        assert_same(&describe(&drive, middle), &written);
 
         // Everything that the plan names is enough: what it leaves out can go.
         let plan = block_on(drive.plan(&Selection::default())).unwrap();
@@ -170,7 +160,8 @@ fn random_drives_of_the_js_package_read_as_it_reads_them() {
                     Bytes::from(vec![0; block.len()])
                 }
             });
-        assert_same(&describe(&Drive::new(&bee, MemoryBlocks::new(kept))), &written);
+        let files = files_of(&Drive::new(&bee, MemoryBlocks::new(kept)));
+        assert_same_files(&files, written["files"].as_array().unwrap());
         assert!(
             plan.blocks
                 .last()
@@ -183,7 +174,7 @@ fn random_drives_of_the_js_package_read_as_it_reads_them() {
 fn our_drives_read_in_the_js_package_as_we_read_them() {
     let (db, blobs) = (MemoryBlocks::default(), MemoryBlocks::default());
     let mut writer = DriveWriter::new(db.clone(), blobs.clone());
-    block_on(async {
+    let middle = block_on(async {
         let metadata = || serde_json::value::to_raw_value(&json!({ "å": [1, null], "s": "\u{1}\"" })).ok();
         for (number, size) in [0, 1, 65_535, 65_536, 65_537, 300_000].into_iter().enumerate() {
             let data: Vec<u8> = (0..size).map(|at| (at % 251 + number) as u8).collect();
@@ -196,6 +187,7 @@ fn our_drives_read_in_the_js_package_as_we_read_them() {
                 .await
                 .unwrap();
         }
+        let middle = writer.version();
         let mut batch = writer.batch();
         for number in 0..100 {
             let name = format!("/many/{number}/a");
@@ -210,9 +202,12 @@ fn our_drives_read_in_the_js_package_as_we_read_them() {
         batch.flush().await.unwrap();
         writer.symlink("/link", "../folder 3/ü.bin").await.unwrap();
         writer.del("/folder 2/ü.bin").await.unwrap();
+        middle
     });
     let hex = |blocks: MemoryBlocks| blocks.to_vec().iter().map(hex::encode).collect::<Vec<_>>();
-    let seen = archives(&["read-drive"], &json!({ "db": hex(db), "blobs": hex(blobs) }));
+    let input = json!({ "db": hex(db), "blobs": hex(blobs), "middle": middle });
+    let seen = archives(&["read-drive"], &input);
+    assert_eq!(seen["old"].as_array().unwrap().len(), 6);
     assert_eq!(seen["files"].as_array().unwrap().len(), 5 + 66 + 1);
-    assert_same(&describe(&writer.drive()), &seen);
+    assert_same(&describe(&writer.drive(), middle), &seen);
 }

@@ -104,8 +104,9 @@ async fn write_bee(core: &CoreHandle, count: usize, random: &mut Random) -> Resu
 
 type CoreDrive = Drive<CoreHandle, CoreHandle>;
 
-/// What `describe` of `archives.js` says, from our side.
-async fn describe(drive: &CoreDrive, middle: u64) -> Result<Value> {
+/// All files of a drive or of a checkout, in the words of `filesOf` of `archives.js`.
+async fn files_of(drive: &CoreDrive) -> Result<Vec<Value>> {
+    let sha256 = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
     let mut files = Vec::new();
     let mut list = drive.files.list("/")?;
     while let Some(file) = list.next().await? {
@@ -120,26 +121,29 @@ async fn describe(drive: &CoreDrive, middle: u64) -> Result<Value> {
         if file.entry.blob.is_some() {
             let data = drive.read(&file, None).await?.to_vec(1 << 24).await?;
             described["size"] = data.len().into();
-            described["sha256"] = hex::encode(Sha256::digest(&data)).into();
+            described["sha256"] = sha256(&data).into();
             if data.len() > 3 {
                 let part = data.len() as u64 / 3..data.len() as u64 - 1;
-                let part = hex::encode(drive.read(&file, Some(part)).await?.to_vec(1 << 24).await?);
-                described["part"] = if part.len() > 200 {
-                    Value::Null
-                } else {
-                    part.into()
-                };
+                let part = drive.read(&file, Some(part)).await?.to_vec(1 << 24).await?;
+                described["part"] = sha256(&part).into();
             }
         }
         files.push(described);
     }
+    Ok(files)
+}
+
+/// What `describe` of `archives.js` says, from our side.
+async fn describe(drive: &CoreDrive, middle: u64) -> Result<Value> {
+    let files = files_of(drive).await?;
+    let old = files_of(&drive.checkout(middle)).await?;
     let mut diff = Vec::new();
     let mut changes = drive.files.diff(middle, "/")?;
     while let Some(change) = changes.next().await? {
         let (left, right) = (change.left.map(|left| left.0), change.right.map(|right| right.0));
         diff.push(json!([change.path, left, right]));
     }
-    Ok(json!({"version": drive.files.version(), "files": files, "middle": middle, "diff": diff}))
+    Ok(json!({"version": drive.files.version(), "files": files, "middle": middle, "old": old, "diff": diff}))
 }
 
 /// A drive of random files, links and deletions.
