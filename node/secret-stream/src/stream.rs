@@ -296,6 +296,11 @@ impl SecretStream {
         Ok(())
     }
 
+    /// Makes room for `bytes` more of output at once: growing step by step would take up to twice the memory.
+    pub fn reserve_output(&mut self, bytes: usize) {
+        self.output.reserve(bytes);
+    }
+
     /// Bytes that wait to be written to the transport.
     pub fn pending_output(&self) -> usize {
         self.output.len()

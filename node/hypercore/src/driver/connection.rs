@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use cumulet_protomux::{ChannelId, Event as MuxEvent, Mux, Request as OpenRequest};
 use cumulet_secret_stream::{Event as StreamEvent, SecretStream};
 use tokio::sync::Notify;
@@ -23,6 +24,12 @@ use crate::storage::StorageError;
 
 /// Events after which other tasks have their turn.
 const EVENTS_BEFORE_OTHERS: usize = 32;
+/// Output that is left to be written as it is: what follows goes to another place. One place for all would be grown, and copied,
+/// again and again.
+const CHUNK_BYTES: usize = 16 * 1024;
+/// About what encryption adds: 20 bytes to each frame, of which few are smaller than this many of them.
+const FRAME_OVERHEAD_SHARE: usize = 64;
+const FRAME_OVERHEAD_BYTES: usize = 256;
 /// Events handled before what they caused is sent.
 const EVENTS_PER_TURN: usize = 1024;
 
@@ -35,6 +42,9 @@ pub(super) struct Channel {
 
 pub(super) struct Connection {
     pub(super) stream: SecretStream,
+    /// Output of the stream, older than what it still holds, and its bytes.
+    encrypted: VecDeque<Bytes>,
+    encrypted_bytes: usize,
     pub(super) outbox: Arc<Outbox>,
     pub(super) commits: JoinSet<(Arc<Shared>, Result<(), StorageError>)>,
     pub(super) store: Corestore,
@@ -75,6 +85,8 @@ impl Connection {
         let share = Share::new(store.room());
         Ok(Self {
             stream,
+            encrypted: VecDeque::new(),
+            encrypted_bytes: 0,
             share,
             batched: 0,
             outbox,
@@ -111,7 +123,16 @@ impl Connection {
     }
 
     pub(super) fn pending(&self, unwritten: usize) -> usize {
-        unwritten + self.stream.pending_output() + self.mux.queued_bytes()
+        unwritten + self.encrypted_bytes + self.stream.pending_output() + self.mux.queued_bytes()
+    }
+
+    /// The next bytes to write to the transport; empty if there are none.
+    pub(super) fn take_output(&mut self) -> Bytes {
+        let Some(chunk) = self.encrypted.pop_front() else {
+            return self.stream.take_output();
+        };
+        self.encrypted_bytes -= chunk.len();
+        chunk
     }
 
     /// Handles what has been received and turns what is to be said into output. `unwritten` bytes of earlier output still wait.
@@ -146,6 +167,17 @@ impl Connection {
     }
 
     fn encrypt(&mut self) {
+        if !self.open || self.mux.queued_bytes() == 0 {
+            return;
+        }
+        if self.stream.pending_output() > CHUNK_BYTES {
+            let chunk = self.stream.take_output();
+            self.encrypted_bytes += chunk.len();
+            self.encrypted.push_back(chunk);
+        }
+        let queued = self.mux.queued_bytes();
+        self.stream
+            .reserve_output(queued + queued / FRAME_OVERHEAD_SHARE + FRAME_OVERHEAD_BYTES);
         while self.open
             && let Some(frame) = self.mux.poll_transmit()
         {

@@ -28,11 +28,12 @@ pub use service::Service;
 
 /// What may wait in all, answers that are no blocks included, before nothing more is read: the budget and one largest frame.
 const OUTPUT_LIMIT_BYTES: usize = OUTPUT_BUDGET_BYTES + (20 << 20);
-/// Room made for reads of the transport.
-const READ_BYTES: usize = 256 * 1024;
-/// Room that is enough for one more read. Blocks that are kept share the room that they were received in: making more while
-/// there is some would waste what is left.
-const READ_AGAIN_BYTES: usize = 16 * 1024;
+/// Room made for reads of the transport: twice as much after each read that filled it. Most connections are quiet most of the time.
+const MIN_READ_BYTES: usize = 16 * 1024;
+const MAX_READ_BYTES: usize = 256 * 1024;
+/// The part of it that is enough for one more read. Blocks that are kept share the room that they were received in: making more
+/// while there is some would waste what is left.
+const READ_AGAIN_SHARE: usize = 16;
 /// How often requests without an answer are looked at, and delayed answers.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -141,12 +142,13 @@ where
     let (mut reader, mut writer) = tokio::io::split(io);
     let mut output = bytes::Bytes::new();
     let mut unflushed = false;
+    let mut read_bytes = MIN_READ_BYTES;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         connection.turn(output.len()).await?;
         if output.is_empty() {
-            output = connection.stream.take_output();
+            output = connection.take_output();
         }
         let listening = connection.is_listening(output.len(), Instant::now());
         let outbox = connection.outbox.clone();
@@ -154,14 +156,18 @@ where
         let next_commit = connection.next_commit();
         let keep_alive = connection.stream.poll_timeout();
         let input = connection.stream.receive_buffer();
-        if input.capacity() - input.len() < READ_AGAIN_BYTES {
-            input.reserve(READ_BYTES);
+        if input.capacity() - input.len() < read_bytes / READ_AGAIN_SHARE {
+            input.reserve(read_bytes);
         }
+        let room = input.capacity() - input.len();
         tokio::select! {
             read = reader.read_buf(input), if listening => {
-                if read? == 0 {
+                match read? {
                     // What we still have to say nobody would read: JS destroys both directions too.
-                    return Ok(());
+                    0 => return Ok(()),
+                    all if all == room => read_bytes = MAX_READ_BYTES.min(2 * read_bytes),
+                    few if few < MIN_READ_BYTES / READ_AGAIN_SHARE => read_bytes = MIN_READ_BYTES,
+                    _ => {}
                 }
                 connection.stream.note_received();
             }

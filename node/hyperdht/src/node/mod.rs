@@ -514,6 +514,7 @@ impl Node {
                 },
             }
         }
+        self.rpc.release_queued(now);
     }
 
     fn on_response(&mut self, now: Instant, purpose: Purpose, result: Result<Reply, NoAnswer>) {

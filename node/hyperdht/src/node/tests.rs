@@ -132,6 +132,32 @@ fn a_random_nat_is_guessed_from_either_side_and_two_random_ones_fail_with_words(
 }
 
 #[test]
+fn connections_opened_at_once_wait_for_answers_and_not_for_a_clock() {
+    let mut sim = Sim::dht(11, 12);
+    let (client, server) = (sim.public(), sim.public());
+    listen(&mut sim, server, 1);
+    let (begun, many) = (sim.now, 64);
+    for number in 0..many {
+        let request = ConnectRequest {
+            public_key: *key_pair(1).public_key(),
+            key_pair: key_pair(100 + number),
+            relay_addresses: vec![],
+            relay_through: vec![],
+            never_punch: false,
+        };
+        sim.hosts[client].node.connect(begun, request);
+    }
+    // More requests than may be under way. A search and a handshake take three round trips of 60 ms each at most.
+    let all = usize::from(many);
+    let met = sim.run_until(SOON, |sim| {
+        sim.accepted(server) == all && sim.live_streams(client) == all
+    });
+    assert!(met, "{:?}", failure(&sim, client));
+    let took = sim.now - begun;
+    assert!(took < Duration::from_millis(700), "{took:?}");
+}
+
+#[test]
 fn a_fifth_of_all_datagrams_may_be_lost() {
     let mut met = 0;
     for seed in 0..10 {

@@ -162,11 +162,14 @@ impl<O: Clone> Inflight<O> {
 
     /// Forgets all requests of which `wanted` says no; their owners are not told.
     pub(crate) fn retain(&mut self, mut wanted: impl FnMut(&O) -> bool) {
-        let before = self.entries.len();
-        self.entries.retain(|_, entry| wanted(&entry.owner));
-        for _ in self.entries.len()..before {
-            self.window.settled();
-        }
+        let (entries, window) = (&mut self.entries, &mut self.window);
+        entries.retain(|_, entry| {
+            let wanted = wanted(&entry.owner);
+            if !wanted && entry.sent > 0 {
+                window.settled();
+            }
+            wanted
+        });
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -207,15 +210,21 @@ impl<O: Clone> Inflight<O> {
         expiries
     }
 
+    /// Sends queued requests for which there is room. Called whenever others may have ended: without that they wait for the next drain
+    /// while later ones overtake them.
+    pub(crate) fn release(&mut self, now: Instant, out: &mut VecDeque<Transmit>) {
+        while !self.window.is_full() {
+            let Some(tid) = self.queued.pop_front() else { break };
+            out.extend(self.transmit(now, tid));
+        }
+    }
+
     fn drain(&mut self, now: Instant, out: &mut VecDeque<Transmit>) {
         if self.drain_at.is_none_or(|at| at > now) {
             return;
         }
         self.window.advance();
-        while !self.window.is_full() {
-            let Some(tid) = self.queued.pop_front() else { break };
-            out.extend(self.transmit(now, tid));
-        }
+        self.release(now, out);
         let idle = self.queued.is_empty() && self.entries.is_empty() && self.window.is_idle();
         self.drain_at = if idle { None } else { Some(now + DRAIN) };
     }

@@ -437,6 +437,11 @@ impl Rpc {
         id
     }
 
+    /// Sends what waited for others to end: to be called after every input and every cancellation.
+    pub(crate) fn release_queued(&mut self, now: Instant) {
+        self.inflight.release(now, &mut self.transmits);
+    }
+
     /// Forgets a request; no event will come.
     pub(crate) fn cancel_request(&mut self, request: RequestId) {
         self.inflight

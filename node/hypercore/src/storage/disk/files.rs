@@ -293,6 +293,7 @@ impl Files {
             temporary,
             path: path.to_path_buf(),
             written: 0,
+            is_named: false,
         })
     }
 
@@ -340,13 +341,14 @@ impl Drop for Held {
     }
 }
 
-/// A file that has no name yet.
+/// A file that has no name yet. It is gone when it is dropped before it got one.
 pub(super) struct Unfinished<'a> {
     files: &'a Files,
     file: File,
     temporary: PathBuf,
     path: PathBuf,
     written: u64,
+    is_named: bool,
 }
 
 impl Unfinished<'_> {
@@ -359,9 +361,21 @@ impl Unfinished<'_> {
     }
 
     /// Makes the bytes durable and gives them their name.
-    pub(super) fn finish(self) -> Result<(), StorageError> {
+    pub(super) fn finish(mut self) -> Result<(), StorageError> {
         self.files.sync_held(&self.file, &self.temporary)?;
-        self.files.rename(&self.temporary, &self.path)
+        self.files.rename(&self.temporary, &self.path)?;
+        self.is_named = true;
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        // What a write that failed left behind takes room, which may be just what was missing. Where it can't be removed
+        // either, the next opening does it.
+        if !self.is_named {
+            let _ = self.files.remove(&self.temporary);
+        }
     }
 }
 

@@ -107,7 +107,7 @@ impl Index {
                 Some(value) => drop(self.user_data.insert(name, value)),
                 None => drop(self.user_data.remove(&name)),
             },
-            Record::Synced => {}
+            Record::Synced(_) => {}
         }
     }
 

@@ -1,4 +1,4 @@
-//! The bytes of a head log, version 2 (`docs/format/head-log.md`): records that are appended, and how a log is read.
+//! The bytes of a head log, version 2 (`docs/format/head-log.md`): its header, and the records that are appended.
 //!
 //! A log of version 1 is read and appended to as it is; it can't hold user data, and becomes one of version 2 when it is
 //! written anew, at the latest before the first user data.
@@ -17,21 +17,17 @@
 //! | 16 | 4 | CRC-32C of the payload |
 //! | 20 | 4 | CRC-32C of the generation (8 bytes) and bytes 0 to 19 |
 //!
-//! A batch counts whole or not at all. Records after the last whole batch are a torn tail and are cut, unless a later
-//! `Synced` record proves that they had been durable: then the file was damaged, and that is an error.
-
-use std::path::Path;
+//! A batch counts whole or not at all.
 
 use bytes::Bytes;
 use cumulet_encoding::{Reader, Writer};
 
-use super::files::Files;
 use crate::crypto::Hash;
 use crate::manifest::Manifest;
 use crate::node::Node;
 use crate::segment::SegmentId;
 use crate::segment::cut::MAX_LEVEL;
-use crate::storage::{Head, StorageError};
+use crate::storage::Head;
 
 pub(super) const HEADER_BYTES: u64 = 64;
 pub(super) const RECORD_BYTES: u64 = 24;
@@ -41,8 +37,6 @@ const MAGIC: [u8; 7] = *b"CMLTLOG";
 pub(super) const VERSION: u8 = 2;
 /// The first that may hold user data.
 pub(super) const USER_DATA_VERSION: u8 = 2;
-/// Bytes read at once while a log is scanned.
-const WINDOW: usize = 256 * 1024;
 
 /// What a record says. The numbers are those on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,11 +82,18 @@ pub(super) enum Record {
     Truncate(u64),
     Clear(std::ops::Range<u64>),
     Nodes(Vec<Node>),
-    Block { index: u64, place: BlockPlace },
+    Block {
+        index: u64,
+        place: BlockPlace,
+    },
     Head(Head),
     Seal(Sealed),
-    Synced,
-    UserData { name: String, value: Option<Bytes> },
+    /// Bytes of the log that were known to be durable.
+    Synced(u64),
+    UserData {
+        name: String,
+        value: Option<Bytes>,
+    },
 }
 
 /// Where a block's payload lies in the log.
@@ -283,16 +284,16 @@ impl Batch {
 }
 
 /// A record's header.
-struct Frame {
-    kind: Kind,
-    last: bool,
-    argument: u64,
-    length: u32,
-    crc: u32,
+pub(super) struct Frame {
+    pub(super) kind: Kind,
+    pub(super) last: bool,
+    pub(super) argument: u64,
+    pub(super) length: u32,
+    pub(super) crc: u32,
 }
 
 impl Frame {
-    fn decode(bytes: &[u8], generation_crc: u32) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8], generation_crc: u32) -> Option<Self> {
         let (header, _) = bytes.split_first_chunk::<{ RECORD_BYTES as usize }>()?;
         let word =
             |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
@@ -309,7 +310,7 @@ impl Frame {
         })
     }
 
-    fn record(&self, payload: &[u8]) -> Option<Record> {
+    pub(super) fn record(&self, payload: &[u8]) -> Option<Record> {
         let mut reader = Reader::new(payload);
         Some(match self.kind {
             Kind::Manifest => Record::Manifest(Manifest::decode(&mut reader).ok()?),
@@ -350,7 +351,7 @@ impl Frame {
                     hollow: false,
                 })
             }
-            Kind::Synced => Record::Synced,
+            Kind::Synced => Record::Synced(self.argument),
             Kind::UserData => {
                 let held = reader.bool().ok()?;
                 let length = usize::try_from(self.argument).ok()?;
@@ -362,183 +363,5 @@ impl Frame {
             }
             Kind::Block => return None,
         })
-    }
-}
-
-/// A log as it was read.
-pub(super) struct Scan {
-    pub(super) version: u8,
-    pub(super) generation: u64,
-    /// The records of all whole batches, in order.
-    pub(super) records: Vec<Record>,
-    /// Where the last whole batch ends.
-    pub(super) end: u64,
-    /// Bytes in the file.
-    pub(super) file_length: u64,
-    /// Where damage begins; the records are those before it.
-    pub(super) damage: Option<u64>,
-}
-
-/// Reads a log: every header, and every payload but those of blocks that are known to have been durable.
-pub(super) fn scan(files: &Files, path: &Path, discovery_key: &Hash) -> Result<Scan, StorageError> {
-    let file_length = files.length(path)?;
-    let LogHeader {
-        version, generation, ..
-    } = read_header(files, path, file_length, discovery_key)?;
-    let generation_crc = crc32c::crc32c(&generation.to_le_bytes());
-    let mut window = Window::new(files, path, file_length);
-    let (mut found, durable, bad) = read_records(&mut window, generation_crc)?;
-    let damaged = bad < file_length && synced_after(&mut window, bad, generation_crc)?;
-    // A block that was not known to be durable may have reached the disk in part, with its header and later records
-    // whole: look at its bytes.
-    let mut keep = found.len();
-    for (number, (start, _, record)) in found.iter().enumerate() {
-        if let Record::Block { place, .. } = record
-            && *start >= durable
-            && !block_is_whole(files, path, place)?
-        {
-            keep = number;
-            break;
-        }
-    }
-    let whole = found[..keep]
-        .iter()
-        .rposition(|(_, last, _)| *last)
-        .map_or(0, |last| last + 1);
-    let end = found.get(whole).map_or(bad, |(start, _, _)| *start);
-    found.truncate(whole);
-    let records = found.into_iter().map(|(_, _, record)| record).collect();
-    Ok(Scan {
-        version,
-        generation,
-        records,
-        end,
-        file_length,
-        damage: damaged.then_some(bad),
-    })
-}
-
-/// Reads and checks the header.
-fn read_header(
-    files: &Files,
-    path: &Path,
-    file_length: u64,
-    discovery_key: &Hash,
-) -> Result<LogHeader, StorageError> {
-    let foreign = |what| StorageError::Foreign {
-        what,
-        path: path.to_path_buf(),
-    };
-    if file_length < HEADER_BYTES {
-        return Err(foreign("it is too short for a head log"));
-    }
-    let mut header = [0; HEADER_BYTES as usize];
-    files.read_at(path, 0, &mut header)?;
-    let header = decode_header(&header).map_err(foreign)?;
-    if header.discovery_key == *discovery_key {
-        Ok(header)
-    } else {
-        Err(foreign("it belongs to another core"))
-    }
-}
-
-/// A record with where it starts and whether it ends a batch.
-type Found = (u64, bool, Record);
-
-/// Reads records up to the first that is not whole. Gives them, the length that was durable by their word, and where
-/// the rest begins.
-fn read_records(
-    window: &mut Window<'_>,
-    generation_crc: u32,
-) -> Result<(Vec<Found>, u64, u64), StorageError> {
-    let (mut at, mut durable) = (HEADER_BYTES, HEADER_BYTES);
-    let mut found = Vec::new();
-    while let Some(frame) = window
-        .get(at, RECORD_BYTES)?
-        .and_then(|bytes| Frame::decode(bytes, generation_crc))
-    {
-        let (offset, length) = (at + RECORD_BYTES, u64::from(frame.length));
-        let record = if frame.kind == Kind::Block {
-            let place = BlockPlace {
-                offset,
-                length: frame.length,
-                crc: frame.crc,
-            };
-            let inside = offset + length <= window.file_length;
-            inside.then_some(Record::Block {
-                index: frame.argument,
-                place,
-            })
-        } else {
-            let payload = window
-                .get(offset, length)?
-                .filter(|payload| crc32c::crc32c(payload) == frame.crc);
-            payload.and_then(|payload| frame.record(payload))
-        };
-        let Some(record) = record else { break };
-        if frame.kind == Kind::Synced {
-            durable = durable.max(frame.argument);
-        }
-        found.push((at, frame.last, record));
-        at = offset + length;
-    }
-    Ok((found, durable, at))
-}
-
-fn block_is_whole(files: &Files, path: &Path, place: &BlockPlace) -> Result<bool, StorageError> {
-    let mut bytes = vec![0; place.length as usize];
-    files.read_at(path, place.offset, &mut bytes)?;
-    Ok(crc32c::crc32c(&bytes) == place.crc)
-}
-
-/// Whether a `Synced` record behind `bad` says that the bytes at `bad` were durable.
-fn synced_after(window: &mut Window<'_>, bad: u64, generation_crc: u32) -> Result<bool, StorageError> {
-    for at in bad..window.file_length.saturating_sub(RECORD_BYTES - 1) {
-        let Some(bytes) = window.get(at, RECORD_BYTES)? else {
-            break;
-        };
-        // The cheap look first: a Synced record has no payload.
-        if bytes[..8] == [0, 0, 0, 0, Kind::Synced as u8, 1, 0, 0]
-            && Frame::decode(bytes, generation_crc).is_some_and(|frame| frame.argument > bad)
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// A moving view of a file, so that scanning needs few reads.
-struct Window<'a> {
-    files: &'a Files,
-    path: &'a Path,
-    file_length: u64,
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-impl<'a> Window<'a> {
-    fn new(files: &'a Files, path: &'a Path, file_length: u64) -> Self {
-        Self {
-            files,
-            path,
-            file_length,
-            start: 0,
-            bytes: Vec::new(),
-        }
-    }
-
-    /// `length` bytes at `offset`, or none where the file ends earlier.
-    fn get(&mut self, offset: u64, length: u64) -> Result<Option<&[u8]>, StorageError> {
-        let Some(end) = offset.checked_add(length).filter(|end| *end <= self.file_length) else {
-            return Ok(None);
-        };
-        if offset < self.start || end > self.start + self.bytes.len() as u64 {
-            let wanted = (WINDOW as u64).max(length).min(self.file_length - offset);
-            self.bytes.resize(wanted as usize, 0);
-            self.files.read_at(self.path, offset, &mut self.bytes)?;
-            self.start = offset;
-        }
-        let from = (offset - self.start) as usize;
-        Ok(self.bytes.get(from..from + length as usize))
     }
 }

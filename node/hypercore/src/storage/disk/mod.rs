@@ -19,6 +19,7 @@ mod log;
 mod nodes;
 mod places;
 mod remains;
+mod scan;
 mod seal;
 mod sidecar;
 mod work;
@@ -157,17 +158,14 @@ impl DiskStorage {
             }
         }
         files.forget(&log);
-        let scan = log::scan(&files, &log, &discovery_key)?;
+        let mut index = Index::default();
+        let scan = scan::scan(&files, &log, &discovery_key, |record| index.take(record))?;
         if let Some(offset) = scan.damage.filter(|_| !options.salvage) {
             return Err(StorageError::Damaged {
                 what: "a record",
                 path: log,
                 offset,
             });
-        }
-        let mut index = Index::default();
-        for record in scan.records {
-            index.take(record);
         }
         let mut storage = Self {
             dir: dir.to_path_buf(),

@@ -15,6 +15,9 @@ use crate::node::Node;
 use crate::segment::cut::is_settled;
 use crate::segment::{Header, Held, SegmentId, cut, decode, open_block};
 
+/// Nodes that go into one record of a new log: it is decoded as a whole when the log is read.
+const NODES_OF_RECORD: usize = 4096;
+
 impl DiskStorage {
     /// Seals and compacts as the limits say, unless that was left to others who keep up. Failures do not touch what was
     /// stored; they are kept for [`DiskStorage::maintenance_error`], and it is tried again when the log has grown further.
@@ -306,7 +309,9 @@ impl DiskStorage {
         }
         let mut nodes: Vec<Node> = self.index.nodes().collect();
         nodes.sort_unstable_by_key(|node| node.index);
-        batch.nodes(&nodes);
+        for nodes in nodes.chunks(NODES_OF_RECORD) {
+            batch.nodes(nodes);
+        }
     }
 
     /// Says which blocks of a segment are not held: they were cleared after it was sealed.

@@ -1,15 +1,28 @@
-//! The disk storage against the one in memory, with crashes at every byte.
+//! The disk storage: what it keeps over an opening, a torn or damaged log, sealed segments.
 
 #![allow(clippy::single_range_in_vec_init)] // one cleared range is what is meant
 
-use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::log::{HEADER_BYTES, RECORD_BYTES};
 use super::*;
 use crate::storage::MemoryStorage;
 
+mod full_disk;
+mod golden;
+mod model;
+mod remains;
+
 const DISCOVERY_KEY: Hash = [5; 32];
+
+/// Seals and compacts whenever there is anything to seal or compact.
+const EAGER: Limits = Limits {
+    seal_bytes: 0,
+    spill_bytes: 0,
+    spill_min_bytes: 8,
+    seal_nodes: 0,
+    dead_bytes: 64,
+};
 
 pub(super) fn open(dir: &TempDir) -> DiskStorage {
     DiskStorage::open(&dir.path().join("core"), DISCOVERY_KEY, DiskOptions::default()).unwrap()
@@ -38,6 +51,29 @@ pub(super) fn append(storage: &mut dyn Storage, fork: u64, blocks: &[Vec<u8>]) {
         signature,
     });
     storage.apply(changes).unwrap();
+}
+
+/// What appending these blocks changes.
+fn appended(storage: &MemoryStorage, blocks: &[Vec<u8>]) -> Changes {
+    let mut copy = storage.clone();
+    let fork = storage.head().fork;
+    append(&mut copy, fork, blocks);
+    let length = storage.head().length;
+    let mut changes = Changes {
+        head: Some(copy.head().clone()),
+        ..Changes::default()
+    };
+    for node in 0..2 * copy.head().length {
+        if let Some(node) = copy
+            .node(node)
+            .unwrap()
+            .filter(|node| flat_tree::end_block(node.index) > length)
+        {
+            changes.nodes.push(node);
+        }
+    }
+    changes.blocks = (length..).zip(blocks.iter().cloned().map(Bytes::from)).collect();
+    changes
 }
 
 pub(super) fn truncate(storage: &mut dyn Storage, length: u64) {
@@ -309,215 +345,6 @@ fn a_few_descriptors_are_enough_for_many_cores() {
     );
     assert!(options.files.open_count() <= 8);
 }
-
-#[derive(Debug, Clone)]
-enum Step {
-    Append(Vec<Vec<u8>>),
-    Truncate(prop::sample::Index),
-    Clear(prop::sample::Index, u64),
-    Keep(String, Option<Vec<u8>>),
-    Flush,
-    Seal,
-    Compact,
-    /// The end of the log that is not synced is lost from some byte on.
-    Crash(prop::sample::Index),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 1..6).prop_map(Step::Append),
-        1 => any::<prop::sample::Index>().prop_map(Step::Truncate),
-        1 => (any::<prop::sample::Index>(), 1_u64..5).prop_map(|(index, length)| Step::Clear(index, length)),
-        1 => ("[ab]", proptest::option::of(proptest::collection::vec(any::<u8>(), 0..9)))
-            .prop_map(|(name, value)| Step::Keep(name, value)),
-        2 => Just(Step::Flush),
-        1 => Just(Step::Seal),
-        1 => Just(Step::Compact),
-        1 => any::<prop::sample::Index>().prop_map(Step::Crash),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
-    #[test]
-    fn any_sequence_with_crashes_equals_the_model(
-        steps in proptest::collection::vec(step(), 1..25), eager: bool,
-    ) {
-        let dir = TempDir::new().unwrap();
-        let open = |dir: &TempDir| {
-            let limits = if eager { EAGER } else { Limits::default() };
-            let options = DiskOptions { limits, ..DiskOptions::default() };
-            DiskStorage::open(&dir.path().join("core"), DISCOVERY_KEY, options).unwrap()
-        };
-        let mut disk = open(&dir);
-        let mut generation = disk.generation;
-        let mut model = MemoryStorage::new();
-        // States that a crash may lead back to, with the log's length behind them.
-        let mut undurable = vec![(disk.log_bytes(), model.clone())];
-        for step in steps {
-            match step {
-                Step::Append(blocks) => {
-                    let fork = model.head().fork;
-                    append(&mut disk, fork, &blocks);
-                    append(&mut model, fork, &blocks);
-                }
-                Step::Truncate(index) if model.head().length > 0 => {
-                    let length = index.index(model.head().length as usize) as u64;
-                    truncate(&mut disk, length);
-                    truncate(&mut model, length);
-                }
-                Step::Clear(index, count) => {
-                    let start = index.index(model.head().length as usize + 1) as u64;
-                    let changes = Changes { clear: vec![start..start + count], ..Changes::default() };
-                    disk.apply(changes.clone()).unwrap();
-                    model.apply(changes).unwrap();
-                }
-                Step::Keep(name, value) => {
-                    keep(&mut disk, &name, value.as_deref());
-                    keep(&mut model, &name, value.as_deref());
-                }
-                Step::Flush => disk.flush().unwrap(),
-                Step::Seal => {
-                    disk.flush().unwrap();
-                    disk.seal_settled().unwrap();
-                    disk.flush().unwrap();
-                }
-                Step::Compact => {
-                    disk.flush().unwrap();
-                    disk.compact().unwrap();
-                    undurable.clear();
-                }
-                Step::Crash(index) => {
-                    let (durable, end) = (disk.durable_bytes, disk.log_bytes);
-                    drop(disk);
-                    let keep = durable + index.index((end - durable) as usize + 1) as u64;
-                    fs::OpenOptions::new().write(true).open(log(&dir)).unwrap().set_len(keep).unwrap();
-                    disk = open(&dir);
-                    // Sealing writes its own record behind the changes that led to it, so a cut between the two leaves
-                    // the newer state.
-                    let older = undurable.iter().rposition(|(bytes, _)| *bytes <= keep).unwrap();
-                    let found = everything(&disk, 60);
-                    let possible = &undurable[older..undurable.len().min(older + 2)];
-                    let matching = possible.iter().find(|(_, model)| everything(model, 60) == found);
-                    prop_assert!(matching.is_some(), "the log was cut at {keep}: {:?}", found.0);
-                    model = matching.unwrap().1.clone();
-                    undurable.clear();
-                }
-                Step::Truncate(_) => {}
-            }
-            prop_assert!(disk.maintenance_error().is_none());
-            if std::mem::replace(&mut generation, disk.generation) != disk.generation {
-                undurable.clear();
-            }
-            undurable.push((disk.log_bytes(), model.clone()));
-            prop_assert_eq!(everything(&disk, 60), everything(&model, 60));
-        }
-        drop(disk);
-        prop_assert_eq!(everything(&open(&dir), 60), everything(&model, 60));
-    }
-}
-
-/// Seals and compacts whenever there is anything to seal or compact.
-const EAGER: Limits = Limits {
-    seal_bytes: 0,
-    spill_bytes: 0,
-    spill_min_bytes: 8,
-    seal_nodes: 0,
-    dead_bytes: 64,
-};
-
-/// A core's life, with the states it went through. Ends early when the storage stops; tells whether it did.
-fn live(storage: &mut DiskStorage, states: &mut Vec<State>) -> Result<(), StorageError> {
-    let mut model = MemoryStorage::new();
-    for round in 0..9_u8 {
-        let blocks: Vec<Vec<u8>> = (0..=round % 3)
-            .map(|i| vec![round * 7 + i; 3 + usize::from(round)])
-            .collect();
-        let mut changes = appended(&model, &blocks);
-        changes.user_data = vec![(format!("n{}", round % 2), Some(Bytes::from(vec![round; 5])))];
-        if round == 4 {
-            changes = Changes {
-                truncate: Some(5),
-                head: Some(Head {
-                    fork: 1,
-                    length: 5,
-                    signature: None,
-                }),
-                ..Changes::default()
-            };
-        }
-        if round == 3 {
-            changes.clear = vec![0..2];
-        }
-        model.apply(changes.clone())?;
-        states.push(everything(&model, 20));
-        storage.apply(changes)?;
-        storage.flush()?;
-        states.drain(..states.len() - 1);
-    }
-    Ok(())
-}
-
-fn appended(storage: &MemoryStorage, blocks: &[Vec<u8>]) -> Changes {
-    let mut copy = storage.clone();
-    let fork = storage.head().fork;
-    append(&mut copy, fork, blocks);
-    let length = storage.head().length;
-    let mut changes = Changes {
-        head: Some(copy.head().clone()),
-        ..Changes::default()
-    };
-    for node in 0..2 * copy.head().length {
-        if let Some(node) = copy
-            .node(node)
-            .unwrap()
-            .filter(|node| flat_tree::end_block(node.index) > length)
-        {
-            changes.nodes.push(node);
-        }
-    }
-    changes.blocks = (length..).zip(blocks.iter().cloned().map(Bytes::from)).collect();
-    changes
-}
-
-#[test]
-fn stopping_at_any_file_operation_loses_nothing_that_was_flushed_and_invents_nothing() {
-    let mut operations = 0;
-    loop {
-        let dir = TempDir::new().unwrap();
-        let path = dir.path().join("core");
-        let faults = Faults::after(operations);
-        let files = Files::with_faults(8, faults.clone());
-        let options = DiskOptions {
-            files,
-            limits: EAGER,
-            ..DiskOptions::default()
-        };
-        let mut states = vec![everything(&MemoryStorage::new(), 20)];
-        let ended = DiskStorage::open(&path, DISCOVERY_KEY, options)
-            .and_then(|mut storage| live(&mut storage, &mut states));
-        let options = DiskOptions {
-            limits: EAGER,
-            ..DiskOptions::default()
-        };
-        let storage = DiskStorage::open(&path, DISCOVERY_KEY, options)
-            .unwrap_or_else(|error| panic!("after {operations} operations: {error}"));
-        let state = everything(&storage, 20);
-        assert!(states.contains(&state), "after {operations} operations");
-        if !faults.hit() {
-            ended.unwrap();
-            assert!(storage.sealed_segments().count() > 0);
-            assert_eq!(state, *states.last().unwrap());
-            break;
-        }
-        operations += 1;
-    }
-    assert!(
-        operations > 100,
-        "the life is too short to prove anything: {operations} operations"
-    );
-}
-
 #[test]
 fn a_sparse_core_spills_what_it_holds_and_its_log_stays_bounded() {
     let dir = TempDir::new().unwrap();
@@ -653,203 +480,4 @@ fn more_nodes_and_blocks_than_one_array_of_the_protocol_may_have_come_back() {
     storage.compact().unwrap();
     drop(storage);
     assert_eq!(open(&dir).node(1_099_999).unwrap().map(|node| node.size), Some(1));
-}
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name)
-}
-
-/// What the golden logs hold, the first as far as its version can.
-fn golden_content(storage: &mut dyn Storage, version: u8) {
-    let manifest = Some(Manifest::single([7; 32]));
-    storage
-        .apply(Changes {
-            manifest,
-            ..Changes::default()
-        })
-        .unwrap();
-    append(storage, 0, &[b"one".to_vec(), Vec::new(), b"three".to_vec()]);
-    storage.flush().unwrap();
-    storage
-        .apply(Changes {
-            clear: vec![0..1],
-            ..Changes::default()
-        })
-        .unwrap();
-    truncate(storage, 2);
-    if version >= log::USER_DATA_VERSION {
-        keep(storage, "name", Some(b"value"));
-        keep(storage, "gone", Some(b""));
-        keep(storage, "gone", None);
-    }
-}
-
-/// A directory with one of the golden logs in it.
-fn with_golden_log(name: &str) -> TempDir {
-    let dir = TempDir::new().unwrap();
-    fs::create_dir_all(dir.path().join("core")).unwrap();
-    fs::copy(golden(name), log(&dir)).unwrap();
-    dir
-}
-
-#[test]
-fn the_log_has_the_bytes_of_the_golden_file() {
-    let dir = TempDir::new().unwrap();
-    let mut storage = open(&dir);
-    golden_content(&mut storage, log::VERSION);
-    let path = golden("head-log-v2.bin");
-    let bytes = fs::read(log(&dir)).unwrap();
-    if std::env::var_os("CUMULET_WRITE_GOLDEN").is_some() {
-        fs::write(&path, &bytes).unwrap();
-    }
-    assert_eq!(
-        bytes,
-        fs::read(&path).unwrap(),
-        "a changed format needs a new version"
-    );
-    let other = with_golden_log("head-log-v2.bin");
-    assert_eq!(everything(&open(&other), 3), everything(&storage, 3));
-}
-
-#[test]
-fn a_log_of_version_1_goes_on_and_becomes_one_of_version_2_before_it_holds_user_data() {
-    let mut model = MemoryStorage::new();
-    golden_content(&mut model, 1);
-    let dir = with_golden_log("head-log-v1.bin");
-    let mut storage = open(&dir);
-    assert_eq!(everything(&storage, 3), everything(&model, 3));
-    assert_eq!(storage.manifest(), model.manifest());
-    // Blocks go to it as it is.
-    append(&mut storage, 1, &[b"more".to_vec()]);
-    append(&mut model, 1, &[b"more".to_vec()]);
-    storage.flush().unwrap();
-    drop(storage);
-    let version = || fs::read(log(&dir)).unwrap()[7];
-    assert_eq!(version(), 1);
-    let mut storage = open(&dir);
-    assert_eq!(everything(&storage, 3), everything(&model, 3));
-    // An older program must not take a record that it does not know for a torn end, and cut it.
-    keep(&mut storage, "name", Some(b"value"));
-    keep(&mut model, "name", Some(b"value"));
-    assert_eq!(version(), 2);
-    append(&mut storage, 1, &[b"and more".to_vec()]);
-    append(&mut model, 1, &[b"and more".to_vec()]);
-    storage.flush().unwrap();
-    drop(storage);
-    let storage = open(&dir);
-    assert_eq!(everything(&storage, 4), everything(&model, 4));
-    assert_eq!(storage.cut_bytes(), 0);
-}
-
-#[test]
-fn a_log_of_version_1_is_one_of_version_2_when_it_was_written_anew() {
-    let dir = with_golden_log("head-log-v1.bin");
-    let mut storage = open(&dir);
-    let before = everything(&storage, 3);
-    storage.compact().unwrap();
-    drop(storage);
-    assert_eq!(fs::read(log(&dir)).unwrap()[7], 2);
-    assert_eq!(everything(&open(&dir), 3), before);
-}
-
-#[test]
-fn a_log_of_a_later_version_is_refused_and_left_alone() {
-    let dir = with_golden_log("head-log-v2.bin");
-    let mut bytes = fs::read(log(&dir)).unwrap();
-    bytes[7] = 3;
-    let crc = crc32c::crc32c(&bytes[..48]).to_le_bytes();
-    bytes[48..52].copy_from_slice(&crc);
-    fs::write(log(&dir), &bytes).unwrap();
-    let refused = DiskStorage::open(&dir.path().join("core"), DISCOVERY_KEY, DiskOptions::default());
-    assert!(matches!(refused, Err(StorageError::Foreign { .. })));
-    assert_eq!(fs::read(log(&dir)).unwrap(), bytes);
-}
-
-/// A storage that seals and compacts whenever it can.
-fn eager(dir: &TempDir) -> DiskStorage {
-    let limits = Limits {
-        seal_bytes: 0,
-        spill_bytes: 0,
-        spill_min_bytes: 1,
-        seal_nodes: 0,
-        dead_bytes: 64,
-    };
-    let options = DiskOptions {
-        limits,
-        ..DiskOptions::default()
-    };
-    DiskStorage::open(&dir.path().join("core"), DISCOVERY_KEY, options).unwrap()
-}
-
-fn segment_files(dir: &TempDir) -> usize {
-    fs::read_dir(dir.path().join("core/segments")).unwrap().count()
-}
-
-#[test]
-fn files_that_a_truncation_left_behind_stay_while_they_are_read_and_go_afterwards() {
-    let dir = TempDir::new().unwrap();
-    let mut storage = eager(&dir);
-    for index in 0..64 {
-        append(&mut storage, 0, &[vec![index; 100]]);
-    }
-    storage.flush().unwrap();
-    let before = everything(&storage, 64);
-    assert!(storage.sealed_segments().count() > 0);
-    storage.keep_remains(64);
-    truncate(&mut storage, 21);
-    let remains = storage.take_remains(21).unwrap();
-    assert!(storage.take_remains(21).is_none(), "given out once");
-    for index in 0..200 {
-        append(&mut storage, 1, &[vec![!index; 100]]);
-        storage.flush().unwrap();
-    }
-    storage.compact().unwrap();
-    for index in 21..64 {
-        assert_eq!(remains.block(index).unwrap(), before.1[index as usize]);
-    }
-    assert_eq!(remains.block(20).unwrap(), None);
-    let kept = segment_files(&dir);
-    drop(remains);
-    append(&mut storage, 1, &[b"more".to_vec()]);
-    storage.flush().unwrap();
-    assert!(segment_files(&dir) < kept);
-    assert_eq!(segment_files(&dir), 2 * storage.sealed_segments().count());
-}
-
-#[test]
-fn files_that_were_read_when_the_process_ended_are_removed_at_the_next_opening() {
-    let dir = TempDir::new().unwrap();
-    let mut storage = eager(&dir);
-    for index in 0..64 {
-        append(&mut storage, 0, &[vec![index; 100]]);
-    }
-    storage.keep_remains(64);
-    truncate(&mut storage, 1);
-    let remains = storage.take_remains(1);
-    storage.flush().unwrap();
-    assert!(segment_files(&dir) > 2 * storage.sealed_segments().count());
-    drop(storage);
-    let storage = eager(&dir);
-    assert_eq!(segment_files(&dir), 2 * storage.sealed_segments().count());
-    drop(remains);
-}
-
-#[test]
-fn the_oldest_remains_are_given_up_for_the_seventeenth() {
-    let dir = TempDir::new().unwrap();
-    let mut storage = open(&dir);
-    let mut all = Vec::new();
-    for fork in 0..17_u8 {
-        append(&mut storage, u64::from(fork), &[b"kept".to_vec(), vec![fork]]);
-        storage.keep_remains(u64::MAX);
-        let length = storage.head().length - 1;
-        truncate(&mut storage, length);
-        all.push((length, storage.take_remains(length).unwrap()));
-    }
-    for (fork, (length, remains)) in all.iter().enumerate() {
-        let expected = (fork > 0).then(|| Bytes::from(vec![fork as u8]));
-        assert_eq!(remains.block(*length).unwrap(), expected);
-    }
 }

@@ -24,6 +24,8 @@ use crate::segment::{ContentCipher, Header, Place, SegmentId};
 
 /// Segments that are sealed in one go: what a disk writes in about a second.
 const SEALED_AT_ONCE: usize = 16;
+/// Blocks of the segments that are sealed in one go: their nodes and places are in memory twice meanwhile, about 130 bytes each.
+const BLOCKS_SEALED_AT_ONCE: u64 = 1 << 15;
 /// Block bytes and nodes in the log above which sealing does not wait for a quiet moment: a burst up to this size is
 /// written once while it lasts. The nodes are what it may cost in memory, about 11 MiB, and the places of as many blocks as half of them.
 const PRESSING_BYTES: u64 = 128 << 20;
@@ -80,7 +82,8 @@ fn write_overlapped(jobs: &[SealJob]) -> Result<(), StorageError> {
     std::thread::scope(|scope| {
         let (written, to_finish) = sync_channel::<Written<'_>>(0);
         let finishing = scope.spawn(move || to_finish.into_iter().try_for_each(Written::finish));
-        let filled = fill(jobs, written);
+        let filled = fill(jobs, &written);
+        drop(written);
         let finished = finishing
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -89,7 +92,7 @@ fn write_overlapped(jobs: &[SealJob]) -> Result<(), StorageError> {
 }
 
 /// Writes one segment after the other for as long as somebody makes them durable.
-fn fill<'a>(jobs: &'a [SealJob], written: SyncSender<Written<'a>>) -> Result<(), StorageError> {
+fn fill<'a>(jobs: &'a [SealJob], written: &SyncSender<Written<'a>>) -> Result<(), StorageError> {
     for job in jobs {
         if written.send(job.write()?).is_err() {
             // Making one durable failed, which is reported. A full disk is not filled with more.
@@ -319,6 +322,12 @@ impl DiskStorage {
             return Ok(None);
         }
         let mut ids = self.due_segments()?;
+        let mut blocks = 0;
+        ids.retain(|id| {
+            let first = blocks == 0;
+            blocks += 1 << id.level;
+            first || blocks <= BLOCKS_SEALED_AT_ONCE
+        });
         ids.truncate(SEALED_AT_ONCE);
         if !ids.is_empty() {
             // More may be due than is done at once.
