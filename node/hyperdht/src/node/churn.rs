@@ -179,13 +179,17 @@ fn churn(seed: u64, time: Duration) -> [Client; CLIENTS] {
         }
         if now >= look_up_at && !is_over {
             look_up_at += LOOK_UP_EVERY;
-            clients.iter_mut().for_each(|client| client.look_up(&mut sim));
+            for client in &mut clients {
+                client.look_up(&mut sim);
+            }
         }
         for (number, client) in clients.iter_mut().enumerate() {
             client.harvest(&mut sim);
             client.announce(&mut sim, number);
         }
-        sim.hosts.iter_mut().for_each(|host| host.sent.clear());
+        for host in &mut sim.hosts {
+            host.sent.clear();
+        }
         sim.run(STEP);
     }
     clients
