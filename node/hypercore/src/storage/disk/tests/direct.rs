@@ -44,7 +44,7 @@ fn what_is_appended_in_bulk_is_written_once_and_there_after_opening_again() {
 #[test]
 fn blocks_that_wait_in_the_log_go_into_the_segment_that_an_append_completes() {
     let dir = TempDir::new().unwrap();
-    let mut storage = open(&dir);
+    let mut storage = open(&dir).defer_work();
     let blocks = bulk(3);
     append(&mut storage, 0, &blocks[..50]);
     append(&mut storage, 0, &blocks[50..]);
