@@ -60,7 +60,8 @@ impl Drop for Script {
 }
 
 #[test]
-fn a_page_in_chromium_joins_a_topic_and_replicates_the_core_from_a_pod_through_a_websocket() -> Result<()> {
+fn a_page_in_chromium_replicates_a_core_from_a_pod_through_a_websocket_until_it_is_no_device_any_more()
+-> Result<()> {
     let scripts = tools::repository().join("interop/relay");
     tools::npm::install(&scripts)?;
     let node = process::find("node").context("Node.js is missing")?;
@@ -99,6 +100,14 @@ fn a_page_in_chromium_joins_a_topic_and_replicates_the_core_from_a_pod_through_a
         Ok(stage::service_address(scene.kubectl(), scene.namespace(), &service, "websocket").ok())
     })?;
     let url = format!("ws://{}/", scene.cluster().forward(target)?);
+    let hold = json!({"url": url, "seed": SEED});
+    let let_in = |browser: &mut Script, wanted: bool| {
+        poll::until("the replica to know who is a device", READY_WITHIN, || {
+            let held = browser.call("hold", hold.clone())?;
+            Ok((held["isOpen"] == wanted).then_some(()))
+        })
+    };
+    let_in(&mut browser, true)?;
     let read = browser.call(
         "read",
         json!({"url": url, "seed": SEED, "key": key, "length": BLOCKS}),
@@ -110,6 +119,24 @@ fn a_page_in_chromium_joins_a_topic_and_replicates_the_core_from_a_pod_through_a
         read["blocks"] == json!(blocks),
         "the page read something else: {:.200}",
         read["blocks"].to_string()
+    );
+
+    let pod = || {
+        let uid = "jsonpath={.metadata.uid} {.status.startTime}";
+        scene.run(&["get", "pod", &format!("cumulet-{CLOUD}-0"), "-o", uid])
+    };
+    let before = pod()?;
+    let patch = json!({"spec": {"devices": []}}).to_string();
+    scene.run(&["patch", "personalcloud", CLOUD, "--type=merge", "--patch", &patch])?;
+    let ended = browser.call("ended", json!({"wait": READY_WITHIN.as_millis() as u64}))?;
+    ensure!(
+        ended["hasEnded"] == true,
+        "a device that was taken off is still there"
+    );
+    let_in(&mut browser, false)?;
+    ensure!(
+        pod()? == before,
+        "the replica restarted because a device was taken off"
     );
     Ok(())
 }

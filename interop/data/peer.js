@@ -17,8 +17,7 @@ const Hyperdrive = require('hyperdrive')
 const NoiseSecretStream = require('@hyperswarm/secret-stream')
 const archives = require('./archives')
 
-const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'cumulet-interop-'))
-const store = new Corestore(directory)
+let { directory, store } = empty()
 const cores = new Map()
 const keyPairs = new Map()
 const streams = new Set()
@@ -26,7 +25,15 @@ const drives = new Map()
 const encryption = { key: b4a.alloc(32, 'encryption') }
 // Small blocks are appended this many at a time, so that no batch is a memory of its own.
 const FILL_BATCH = 4096
+// Blocks are read this many at a time.
+const READ_BATCH = 1024
 let server = null
+
+// A store with nothing in it, and where it is.
+function empty() {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'cumulet-interop-'))
+  return { directory, store: new Corestore(directory) }
+}
 
 // Block `index` of a core filled with `seed`: the Rust tests make the same bytes.
 function block(seed, index, size) {
@@ -62,13 +69,30 @@ async function held(core) {
 }
 
 async function digest(core) {
+  return digestOf(core, Array.from({ length: core.length }, (_, i) => i))
+}
+
+// Some blocks of a core and their sizes, as they are read back from its storage.
+async function digestOf(core, indexes) {
   const hash = crypto.createHash('sha256')
-  for (let i = 0; i < core.length; i++) {
-    const value = await core.get(i, { timeout: PATIENCE })
-    hash.update(String(value.byteLength) + ':')
-    hash.update(value)
+  for (let start = 0; start < indexes.length; start += READ_BATCH) {
+    for (const value of await read(core, indexes.slice(start, start + READ_BATCH))) {
+      hash.update(String(value.byteLength) + ':')
+      hash.update(value)
+    }
   }
   return hash.digest('hex')
+}
+
+// What `core.get` gives for each of these blocks. It asks the storage for one block at a time; this does so for all at once,
+// and leaves what must be decrypted or fetched to it.
+async function read(core, indexes) {
+  const get = (index) => core.get(index, { timeout: PATIENCE })
+  if (core.encryption) return Promise.all(indexes.map(get))
+  const reader = core.state.storage.read()
+  const stored = indexes.map((index) => reader.getBlock(index))
+  reader.tryFlush()
+  return Promise.all(indexes.map(async (index, i) => (await stored[i]) || get(index)))
 }
 
 // All entries of a bee, and how it differs from an older version.
@@ -89,7 +113,7 @@ async function until(condition, what) {
   while (true) {
     const asked = Date.now()
     if (await condition()) return
-    if (asked > end) throw new Error('timed out: ' + what)
+    if (asked > end) throw new Error('timed out: ' + (typeof what === 'function' ? what() : what))
     // Counting a hundred thousand blocks takes a while; what is waited for shares the process and needs most of its time.
     const pause = Math.max(10, 10 * (Date.now() - asked))
     await new Promise((resolve) => setTimeout(resolve, pause))
@@ -220,16 +244,11 @@ const commands = {
     const core = cores.get(name)
     const range = core.download({ start: 0, end: -1 })
     await until(() => core.length === length && core.fork === fork, `length ${length} at fork ${fork}, is ${core.length} at ${core.fork}`)
-    let indexes = []
-    await until(async () => (indexes = await held(core)).length >= count, `${count} blocks, has ${indexes.length}`)
+    const here = () => core.core.bitfield.countSet(0, core.length)
+    await until(() => here() >= count, () => `${count} blocks, has ${here()}`)
     range.destroy()
-    const hash = crypto.createHash('sha256')
-    for (const index of indexes) {
-      const value = await core.get(index)
-      hash.update(String(value.byteLength) + ':')
-      hash.update(value)
-    }
-    return { held: indexes, sha256: hash.digest('hex') }
+    const indexes = await held(core)
+    return { held: indexes, sha256: await digestOf(core, indexes) }
   },
 
   // A random bee in a new core.
@@ -378,14 +397,27 @@ const commands = {
     return describe(core)
   },
 
+  // Ends all connections and deletes everything, as if the process had just started.
+  async reset() {
+    await clear()
+    ;({ directory, store } = empty())
+    return {}
+  },
+
   async close() {
-    if (server) server.close()
-    for (const stream of [...streams]) stream.destroy()
-    for (const drive of drives.values()) await drive.close()
-    await store.close()
-    fs.rmSync(directory, { recursive: true, force: true })
+    await clear()
     return {}
   }
+}
+
+async function clear() {
+  if (server) server.close()
+  server = null
+  for (const stream of [...streams]) stream.destroy()
+  for (const drive of drives.values()) await drive.close()
+  await store.close()
+  fs.rmSync(directory, { recursive: true, force: true })
+  for (const map of [cores, keyPairs, drives]) map.clear()
 }
 
 Object.assign(commands, require('./replication')(cores, until, block))

@@ -63,6 +63,18 @@ const commands = {
     return { publicKey: crypto.keyPair(Buffer.from(seed, 'hex')).publicKey.toString('hex') }
   },
 
+  // Holds a DHT open in the page.
+  async hold (args) {
+    const { page } = await open()
+    return page.evaluate((args) => window.hold(args), args)
+  },
+
+  // Waits until it ends.
+  async ended (args) {
+    const { page } = await open()
+    return page.evaluate((args) => window.ended(args), args)
+  },
+
   // Reads a core in the page.
   async read (args) {
     const { page, browser } = await open()

@@ -4,7 +4,8 @@ use crate::apply::Server;
 use crate::context::{Context, ReconcileError};
 use crate::dereference::{self, running};
 use crate::entropy::SystemEntropy;
-use crate::node_client::NodeClient;
+use crate::node_client::{NodeClient, NodeError};
+use cumulet_api::NodeStatus;
 use cumulet_crds::PersonalCloud;
 use cumulet_plan::credentials::ApiAccess;
 use cumulet_plan::names::CloudNames;
@@ -16,6 +17,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Brings a cloud to what its spec says, and its status to what is true.
@@ -44,7 +46,7 @@ pub async fn reconcile(
             cloud::refused(resource.metadata.generation, &refusal, &previous, (context.now)())
         }
         Ok((cloud, observed, Decision::Hold)) => {
-            let reports = reports(&context, &cloud.names, observed.secret.as_ref(), &observed.pods).await;
+            let reports = reports(&context, &cloud, observed.secret.as_ref(), &observed.pods).await;
             cloud::held(&cloud, &observed, &reports, &previous, (context.now)())
         }
         Ok((cloud, observed, Decision::Apply(prepared))) => {
@@ -52,7 +54,7 @@ pub async fn reconcile(
             let applied = Box::pin(prepared.apply::<Server>(&context.server)).await?;
             context.server.sweep(&cloud, budget_wanted).await?;
             let secret = Some(&applied.secret);
-            let reports = reports(&context, &cloud.names, secret, &observed.pods).await;
+            let reports = reports(&context, &cloud, secret, &observed.pods).await;
             cloud::applied(&cloud, &applied, &observed, &reports, &previous, (context.now)())
         }
     };
@@ -65,16 +67,12 @@ pub async fn reconcile(
     Ok(Action::requeue(cloud::look_again(&status)))
 }
 
-/// What each running replica says of itself. Nobody is asked while there is no way to trust the answer.
-async fn reports(
-    context: &Context,
-    names: &CloudNames,
-    secret: Option<&Secret>,
-    pods: &[Pod],
-) -> Vec<Report> {
+/// What each running replica says of itself; one that knows other devices than the cloud's is told of them. Nobody is asked while there
+/// is no way to trust the answer.
+async fn reports(context: &Context, cloud: &Cloud, secret: Option<&Secret>, pods: &[Pod]) -> Vec<Report> {
     let Some(secret) = secret else { return Vec::new() };
-    let replicas = running(names, pods);
-    let client = ApiAccess::read(names, secret)
+    let replicas = running(&cloud.names, pods);
+    let client = ApiAccess::read(&cloud.names, secret)
         .map_err(|error| error.to_string())
         .and_then(|access| NodeClient::new(access, context.api_port).map_err(|error| error.to_string()));
     let client = match client {
@@ -82,13 +80,29 @@ async fn reports(
         Err(why) => return replicas.iter().map(|_| Err(why.clone())).collect(),
     };
     join_all(replicas.iter().map(async |replica| {
-        let answer = client.status(replica.address).await;
+        let answer = match client.status(replica.address).await {
+            Ok(status) => tell_devices(&client, replica.address, cloud, status).await,
+            unreachable => unreachable,
+        };
         context
             .metrics
             .asked_node(if answer.is_ok() { "ok" } else { "unreachable" });
         answer.map_err(|error| format!("{}: {error}", replica.pod))
     }))
     .await
+}
+
+/// The devices are no part of the pods' template: one that is taken off loses its rights at once, and no replica restarts for it.
+async fn tell_devices(
+    client: &NodeClient,
+    replica: IpAddr,
+    cloud: &Cloud,
+    status: NodeStatus,
+) -> Result<NodeStatus, NodeError> {
+    if let Some(devices) = cloud.devices_to_tell(&status) {
+        client.set_devices(replica, &devices).await?;
+    }
+    Ok(status)
 }
 
 /// A replica came or went: its archives have to be asked for, or are no longer there.

@@ -3,7 +3,7 @@
 //! A connection per request: a cloud is asked every few seconds, and an idle connection to every replica of
 //! thousands of clouds would cost more than the handshakes.
 
-use cumulet_api::{ArchiveSpec, ArchiveStatus, NodeStatus, Problem};
+use cumulet_api::{ArchiveSpec, ArchiveStatus, Devices, NodeStatus, Problem};
 use cumulet_plan::credentials::ApiAccess;
 use cumulet_plan::key::ArchiveKey;
 use http::{Method, Request, StatusCode, header};
@@ -132,6 +132,16 @@ impl NodeClient {
                     &format!("/api/v1/archives/{key}"),
                     Some(body),
                 )
+                .await?,
+        )
+    }
+
+    /// `PUT /api/v1/devices`: idempotent.
+    pub async fn set_devices(&self, replica: IpAddr, devices: &Devices) -> Result<Devices, NodeError> {
+        let body = serde_json::to_vec(devices).map_err(|error| NodeError::Answer(error.to_string()))?;
+        parse(
+            &self
+                .send(replica, Method::PUT, "/api/v1/devices", Some(body))
                 .await?,
         )
     }

@@ -1,4 +1,5 @@
-//! Measures UDX streams, DHT connections and blind relays beside the JavaScript packages (`udx-native`, `hyperdht`, `blind-relay`).
+//! Measures UDX streams, DHT connections, blind relays and blind peers beside the JavaScript packages (`udx-native`, `hyperdht`, `blind-relay`,
+//! `blind-peer`).
 //!
 //! `compare` runs the rows in rounds, ours and JavaScript's taking turns, each measured program in a process of its own; `side` is
 //! one of ours, with the arguments and the output of `bench.js` in `interop/udx`, `interop/dht` and `interop/relay`.
@@ -7,6 +8,7 @@
 
 mod compare;
 mod crowd;
+mod keeping;
 mod path;
 mod process;
 mod relaying;

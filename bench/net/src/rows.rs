@@ -23,6 +23,13 @@ const CROWD: usize = 400;
 const IDLE: usize = 1_000;
 /// Links kept at a relay: two connections each, within the same ration.
 const LINKS: usize = 200;
+/// Cores that a blind peer announces.
+const ANNOUNCED: [(usize, &str); 2] = [
+    (100, "blind peer's RSS with 100 announced cores"),
+    (1_000, "the same with 1000"),
+];
+/// How long a blind peer is left alone before memory is looked at: its app has gone.
+const LEFT_ALONE: Duration = Duration::from_secs(5);
 /// How long they are left alone before memory is looked at.
 const REST: Duration = Duration::from_secs(2);
 
@@ -64,10 +71,11 @@ pub(crate) enum Row {
     Lookups,
     Relay,
     Idle,
+    Announced,
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Loopback,
         Self::LongPath,
         Self::LosingPath,
@@ -77,6 +85,7 @@ impl Row {
         Self::Lookups,
         Self::Relay,
         Self::Idle,
+        Self::Announced,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -90,6 +99,7 @@ impl Row {
             Self::Lookups => "lookups",
             Self::Relay => "blind relay",
             Self::Idle => "idle connections",
+            Self::Announced => "announced cores",
         }
     }
 }
@@ -122,6 +132,7 @@ pub(crate) async fn measure(places: &Places, row: Row, side: Side) -> Result<Vec
         Row::Lookups => return lookups(places, side).await,
         Row::Relay => return relay(places, side).await,
         Row::Idle => return idle(places, side).await,
+        Row::Announced => return announced(places, side).await,
         Row::LongPath => long_path(0.0),
         Row::LosingPath => long_path(0.01),
         Row::BadPath => long_path(0.02),
@@ -330,4 +341,24 @@ async fn idle(places: &Places, side: Side) -> Result<Vec<Measured>> {
         better: Better::Less,
         value: grown,
     }])
+}
+
+/// All of a blind peer's memory. Ours is the whole node; the app is JavaScript's in both cases.
+async fn announced(places: &Places, side: Side) -> Result<Vec<Measured>> {
+    let mut measured = Vec::new();
+    for (count, name) in ANNOUNCED {
+        let mut served = Served::serving(places, side, "relay", "keep").await?;
+        let arguments = ["store", &served.bootstrap, &served.key, &count.to_string()];
+        let mut app = Program::start(places, Side::Js, "relay", &arguments)?;
+        let stored = app.next().await?;
+        if stored["announced"].as_u64() != Some(count as u64) {
+            bail!("{stored} of {count} cores are announced");
+        }
+        app.end().await?;
+        tokio::time::sleep(LEFT_ALONE).await;
+        let after = served.server.ask("").await?;
+        served.end().await?;
+        measured.push(less(name, "MiB", number(&after, "rss")? / MIB));
+    }
+    Ok(measured)
 }

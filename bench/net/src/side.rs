@@ -1,4 +1,4 @@
-//! Our programs: the same arguments and output as `bench.js` of `interop/udx` and `interop/dht`.
+//! Our programs: the same arguments and output as `bench.js` of `interop/udx`, `interop/dht` and `interop/relay`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::crowd::{self, Work};
-use crate::relaying;
+use crate::{keeping, relaying};
 
 pub(crate) const CHUNK: usize = 64 * 1024;
 /// Both sides' stream.
@@ -57,6 +57,11 @@ pub(crate) enum Task {
     },
     /// Link pairs of streams at a blind relay.
     Links(Clients),
+    /// Be a blind peer.
+    Keep {
+        /// A DHT node.
+        bootstrap: String,
+    },
 }
 
 /// Connections to open.
@@ -88,6 +93,7 @@ pub(crate) async fn run(task: Task) -> Result<()> {
         Task::Lookups(clients) => crowd::run(clients, Work::LookUp).await,
         Task::Relay { bootstrap } => relaying::serve(bootstrap).await,
         Task::Links(clients) => relaying::clients(clients).await,
+        Task::Keep { bootstrap } => keeping::serve(bootstrap).await,
     }
 }
 
@@ -285,7 +291,12 @@ impl Talk {
 
 /// Resident memory, bytes.
 pub(crate) fn resident() -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/self/status")?;
+    resident_of("self")
+}
+
+/// Resident memory of a process, bytes.
+pub(crate) fn resident_of(process: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.split_whitespace().next());
     Ok(kib.context("no VmRSS")?.parse::<u64>()? * 1024)
@@ -293,7 +304,12 @@ pub(crate) fn resident() -> Result<u64> {
 
 /// Processor time of this process so far, in hundredths of a second (Linux's clock tick).
 pub(crate) fn processor_seconds() -> Result<f64> {
-    let text = std::fs::read_to_string("/proc/self/stat")?;
+    processor_seconds_of("self")
+}
+
+/// The same, of any process.
+pub(crate) fn processor_seconds_of(process: &str) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     // The program's name, in parentheses, may hold anything; user and system time are the 12th and 13th field after it.
     let (_, fields) = text.rsplit_once(')').context("/proc/self/stat")?;
     let mut ticks = fields.split_whitespace().skip(11).map(str::parse::<f64>);

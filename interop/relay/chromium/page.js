@@ -15,6 +15,36 @@ function bytes (text) {
   return Buffer.from(text, 'hex')
 }
 
+let held = null
+
+// Who is not let in hears it after the handshake: an answer is what proves that one is.
+async function lookUp (dht, topic) {
+  await dht.ready()
+  const query = dht.lookup(topic)
+  await new Promise((resolve) => {
+    query.on('error', () => {})
+    query.on('end', resolve)
+    query.resume()
+  })
+  return true
+}
+
+// Opens a DHT behind the WebSocket at `url` and keeps it. Says whether it was let in.
+window.hold = async function ({ url, seed }) {
+  const socket = new window.WebSocket(url)
+  const closed = new Promise((resolve) => { socket.onclose = () => resolve(false) })
+  const dht = new RelayedDHT(new SocketStream(true, socket), { keyPair: crypto.keyPair(bytes(seed)) })
+  const isOpen = await Promise.race([lookUp(dht, bytes(seed)), closed])
+  if (isOpen) held = closed
+  return { isOpen }
+}
+
+// Waits for the end of what is held, for `wait` milliseconds at most. Says whether it has ended.
+window.ended = async function ({ wait }) {
+  const late = new Promise((resolve) => setTimeout(resolve, wait, true))
+  return { hasEnded: !(await Promise.race([held, late])) }
+}
+
 // Joins the core's topic behind the WebSocket at `url` and reads `length` blocks.
 window.readCore = async function ({ url, seed, key, length }) {
   const socket = new window.WebSocket(url)

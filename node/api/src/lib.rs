@@ -10,6 +10,8 @@
 //! | `PUT /api/v1/archives/{key}` | [`ArchiveSpec`] | [`ArchiveStatus`], idempotent |
 //! | `GET /api/v1/archives/{key}` | | [`ArchiveStatus`] |
 //! | `DELETE /api/v1/archives/{key}?data=retain\|delete` | | 204 |
+//! | `GET /api/v1/devices` | | [`Devices`] |
+//! | `PUT /api/v1/devices` | [`Devices`], all of them | [`Devices`], idempotent |
 //!
 //! `{key}` is the archive's key as 64 hex digits. Errors are [`Problem`] (RFC 9457, `application/problem+json`).
 
@@ -71,6 +73,23 @@ pub struct ArchiveSpec {
     pub gateway: bool,
     /// Ship its blocks to the backup store.
     pub backup: bool,
+}
+
+/// One of the owner's devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Device {
+    /// Its public key, 64 hex digits: what it shows when it connects.
+    pub public_key: String,
+}
+
+/// The owner's devices: they may use the node's relay, its DHT for browsers and its blind peer. One that is left out of a `PUT`
+/// loses what it has there at once.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Devices {
+    /// In the order of their keys; at most 1024.
+    pub devices: Vec<Device>,
 }
 
 /// One condition of an archive or a node, as Kubernetes words it.
@@ -141,7 +160,7 @@ pub struct ArchiveStatus {
 }
 
 /// The answer to `GET /api/v1/status`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
     /// Version of the program.
@@ -158,6 +177,9 @@ pub struct NodeStatus {
     pub peers: u32,
     /// Bytes of blocks held.
     pub bytes_stored: u64,
+    /// Public keys of the owner's devices, 64 hex digits each, in their order.
+    #[serde(default)]
+    pub devices: Vec<String>,
     /// Archives pinned.
     pub archives: u32,
     /// Seconds since the oldest block that is held but not yet backed up was stored; 0 when none is waiting.

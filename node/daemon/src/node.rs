@@ -1,9 +1,9 @@
 //! The node: its store, its swarm, its pins, and the tasks that hold them together.
 //!
-//! Everything that changes goes through [`Node::pin`] and [`Node::unpin`], which return when the change is on disk. Every
+//! Everything that changes goes through [`Node::pin`], [`Node::unpin`] and [`Node::set_devices`], which return when the change is on disk. Every
 //! task runs on one tracker and ends with [`Node::shutdown`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -23,6 +23,7 @@ use tracing::{Instrument, debug, info_span, warn};
 use crate::archive::{Archive, Surroundings, short};
 use crate::backup::{Backup, BackupError};
 use crate::config::{Config, DeviceSeed};
+use crate::members::{Members, MembersError};
 use crate::pins::{Key, PinError, PinStore};
 use crate::secrets::{self, SecretError};
 use crate::services::{self, ServiceCounters, ServiceError, Services};
@@ -101,6 +102,9 @@ pub enum NodeError {
     /// It can't be kept.
     #[error(transparent)]
     Pin(#[from] PinError),
+    /// The devices can't be kept.
+    #[error(transparent)]
+    Devices(#[from] MembersError),
     /// The archive's core can't be used.
     #[error(transparent)]
     Store(#[from] CorestoreError),
@@ -116,6 +120,7 @@ pub struct Node {
     dht: Dht,
     swarm: Swarm,
     services: Services,
+    members: Arc<Members>,
     backup: Arc<Backup>,
     pins: PinStore,
     archives: RwLock<BTreeMap<Key, Pinned>>,
@@ -162,6 +167,7 @@ impl Node {
         let store = Corestore::open(&config.data_dir.join("cores"), store_config.clone())?;
         let backup = Arc::new(Backup::start(config, content_key, tasks.clone(), cancel.clone())?);
         let (dht, swarm) = swarm::start(config, &seed, &tasks, &cancel).await?;
+        let members = members(config, *swarm.public_key());
         let around = services::Surroundings {
             dht: &dht,
             swarm: &swarm,
@@ -169,7 +175,7 @@ impl Node {
             data_dir: &config.data_dir,
             store: &store_config,
             backup: &backup,
-            members: members(config, *swarm.public_key()),
+            members: &members,
             tasks: &tasks,
             cancel: &cancel,
         };
@@ -184,6 +190,7 @@ impl Node {
             dht,
             swarm,
             services,
+            members,
             backup,
             pins,
             archives: RwLock::default(),
@@ -279,6 +286,24 @@ impl Node {
         Ok(())
     }
 
+    /// The owner's devices.
+    pub fn devices(&self) -> Vec<Key> {
+        self.members.devices()
+    }
+
+    /// Makes these the owner's devices, and only these; returns when they are on disk. One that is left out may use nothing from
+    /// then on, and what the services do for it now ends.
+    pub async fn set_devices(&self, devices: BTreeSet<Key>) -> Result<(), NodeError> {
+        let _one = self.changing.lock().await;
+        if self.cancel.is_cancelled() {
+            return Err(NodeError::Stopping);
+        }
+        if self.members.set_devices(devices)? {
+            self.services.review();
+        }
+        Ok(())
+    }
+
     fn start_archive(&self, key: Key, spec: ArchiveSpec) -> Arc<Archive> {
         let archive = Arc::new(Archive::new(key, spec));
         let cancel = self.cancel.child_token();
@@ -359,6 +384,7 @@ impl Node {
             blind_peer_public_key: self.services.blind_peer_key().map(hex::encode),
             peers: u32::try_from(stats.client_connections + stats.server_connections).unwrap_or(u32::MAX),
             bytes_stored: archives.iter().map(|archive| archive.stored_bytes).sum(),
+            devices: self.members.devices().iter().map(hex::encode).collect(),
             archives: archives.len() as u32,
             durable_lag_seconds: self.backup.lag().as_secs(),
             last_backup_time: self.backup.last_time(),
@@ -415,16 +441,15 @@ fn device_seed(config: &Config) -> Result<[u8; 32], SecretError> {
     }
 }
 
-/// Who may use the node's services: itself, the cloud's other replicas and the owner's devices.
-fn members(config: &Config, own: [u8; 32]) -> Vec<[u8; 32]> {
+/// Who may use the node's services: itself, the cloud's other replicas, the configuration's members, and the owner's devices.
+fn members(config: &Config, own: Key) -> Arc<Members> {
     let replicas = config.replicas.iter().map(|replica| replica.public_key);
-    let mut members: Vec<_> = replicas
-        .chain([own])
-        .chain(config.members.iter().copied())
-        .collect();
-    members.sort_unstable();
-    members.dedup();
-    members
+    let fixed = replicas.chain([own]).chain(config.members.iter().copied());
+    let (members, damaged) = Members::open(&config.data_dir, fixed);
+    if let Some(error) = damaged {
+        warn!(%error, "there are no devices until they are set again");
+    }
+    Arc::new(members)
 }
 
 /// The key under which blocks are encrypted; made once where the configuration names none.

@@ -6,6 +6,7 @@
 
 mod javascript;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -25,14 +26,13 @@ const SEED: &str = "070707070707070707070707070707070707070707070707070707070707
 /// Far beyond what a loaded machine needs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-async fn serving_node(data_dir: &Path, bootstrap: &[String], listen: SocketAddr, page: &str) -> Arc<Node> {
+async fn serving_node(data_dir: &Path, bootstrap: &[String], listen: SocketAddr) -> Arc<Node> {
     let options = Options {
         data_dir: Some(data_dir.to_owned()),
         swarm_port: Some(free_udp_port()),
         bootstrap: bootstrap.to_vec(),
         public_host: Some(Ipv4Addr::LOCALHOST),
         websocket_listen: Some(listen),
-        member: vec![page.to_owned()],
         ..Options::default()
     };
     Node::start(&options.check().unwrap()).await.unwrap()
@@ -78,7 +78,7 @@ async fn a_page_in_chromium_joins_a_topic_and_replicates_the_core_from_the_node_
 
     let folder = tempfile::tempdir().unwrap();
     let address = free_address();
-    let node = serving_node(folder.path(), &addresses, address, page.as_str().unwrap()).await;
+    let node = serving_node(folder.path(), &addresses, address).await;
     let mut writer = Javascript::start("page.js");
     let written = json!({"bootstrap": bootstrap, "blocks": BLOCKS, "bytes": BLOCK_BYTES});
     let key = writer.call("serve", written)["key"].clone();
@@ -87,6 +87,14 @@ async fn a_page_in_chromium_joins_a_topic_and_replicates_the_core_from_the_node_
     drop(writer);
 
     let url = format!("ws://{address}/");
+    let hold = json!({"url": url, "seed": SEED});
+    assert_eq!(
+        chromium.call("hold", hold.clone())["isOpen"],
+        false,
+        "it is nobody's device yet"
+    );
+    let page = hex::decode(page.as_str().unwrap()).unwrap().try_into().unwrap();
+    node.set_devices([page].into()).await.unwrap();
     let read = json!({"url": url, "seed": SEED, "key": key, "length": BLOCKS});
     let read = chromium.call("read", read);
     let browser = read["browser"].as_str().unwrap();
@@ -101,5 +109,10 @@ async fn a_page_in_chromium_joins_a_topic_and_replicates_the_core_from_the_node_
         counters.bytes_to_clients > BLOCKS * BLOCK_BYTES as u64,
         "{counters:?}"
     );
+    assert_eq!(chromium.call("hold", hold.clone())["isOpen"], true);
+    node.set_devices(BTreeSet::new()).await.unwrap();
+    let wait = u64::try_from(PATIENCE.as_millis()).unwrap();
+    assert_eq!(chromium.call("ended", json!({"wait": wait}))["hasEnded"], true);
+    assert_eq!(chromium.call("hold", hold)["isOpen"], false, "it was taken off");
     node.shutdown().await;
 }

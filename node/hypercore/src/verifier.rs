@@ -222,23 +222,29 @@ impl Verifier {
         self.compat
     }
 
+    /// Whether a tree that is no longer than the prologue is the prologue; nothing for a tree that a signature must prove.
+    pub(crate) fn prologue_verdict(&self, roots: &Roots) -> Option<Result<(), SignatureError>> {
+        if self.compat || self.manifest.version == 0 {
+            return None;
+        }
+        let prologue = self.manifest.prologue?;
+        if roots.length() > prologue.length {
+            return None;
+        }
+        let is_prologue = roots.length() == prologue.length && roots.tree_hash() == prologue.hash;
+        Some(if is_prologue {
+            Ok(())
+        } else {
+            Err(SignatureError::Prologue)
+        })
+    }
+
     /// Whether the signature proves this tree at this fork.
     pub fn verify(&self, roots: &Roots, fork: u64, signature: Option<&[u8]>) -> Result<(), SignatureError> {
-        let version_0 = self.manifest.version == 0;
-        if !self.compat
-            && !version_0
-            && let Some(prologue) = self
-                .manifest
-                .prologue
-                .filter(|prologue| roots.length() <= prologue.length)
-        {
-            let same = roots.length() == prologue.length && roots.tree_hash() == prologue.hash;
-            return if same {
-                Ok(())
-            } else {
-                Err(SignatureError::Prologue)
-            };
+        if let Some(verdict) = self.prologue_verdict(roots) {
+            return verdict;
         }
+        let version_0 = self.manifest.version == 0;
         let signature = signature.ok_or(SignatureError::Missing)?;
         if self.compat || (version_0 && !self.manifest.allow_patch && self.manifest.signers.len() == 1) {
             return self.check(0, roots, fork, signature);

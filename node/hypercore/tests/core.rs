@@ -8,6 +8,7 @@ use cumulet_hypercore::manifest::{Manifest, Prologue};
 use cumulet_hypercore::messages::{Request, RequestBlock, RequestHash, RequestUpgrade};
 use cumulet_hypercore::proof::Proof;
 use cumulet_hypercore::storage::{MemoryStorage, Storage};
+use cumulet_hypercore::verifier::SignatureError;
 use proptest::prelude::*;
 
 type MemoryCore = Core<MemoryStorage>;
@@ -160,6 +161,37 @@ fn a_cleared_block_is_gone_and_its_neighbours_still_prove_themselves() {
         })
         .is_err()
     );
+}
+
+#[test]
+fn a_prologue_is_appended_whole_and_unsigned_or_not_at_all() {
+    let origin = writer(6);
+    let pair = KeyPair::from_seed(&[9; 32]);
+    let mut manifest = Manifest::single(pair.public_key());
+    manifest.prologue = Some(Prologue {
+        hash: origin.roots().tree_hash(),
+        length: 6,
+    });
+    let mut heir = Core::create(MemoryStorage::new(), manifest, Some(pair)).unwrap();
+    let own: Vec<Bytes> = (0..6).map(|index| origin.get(index).unwrap().unwrap()).collect();
+    let mut other = own.clone();
+    other[5] = Bytes::from_static(b"another one");
+    for wrong in [own[..5].to_vec(), other] {
+        assert!(matches!(
+            heir.append_batch(wrong),
+            Err(WriteError::Refused(SignatureError::Prologue))
+        ));
+        assert_eq!(heir.length(), 0);
+    }
+    assert_eq!(heir.append_batch(own).unwrap(), 0..6);
+    assert_eq!(heir.signature(), None);
+    let mut reader = reader_of(&heir);
+    reader.verify_and_apply(upgrade(&heir, 0)).unwrap();
+    assert_eq!(reader.length(), 6);
+    heir.append(block(3)).unwrap();
+    assert!(heir.signature().is_some());
+    reader.verify_and_apply(upgrade(&heir, 6)).unwrap();
+    assert_eq!(reader.length(), 7);
 }
 
 #[test]

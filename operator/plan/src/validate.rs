@@ -6,7 +6,7 @@
 use crate::key::{ArchiveKey, ParseKeyError};
 use crate::names::CloudNames;
 use crate::quantity::{ParseSizeError, Size};
-use cumulet_api::ArchiveSpec;
+use cumulet_api::{ArchiveSpec, Device, Devices, NodeStatus};
 use cumulet_crds::{
     ArchiveDeletionPolicy, ArchiveType, BackupSpec, BlindPeerSpec, CloudDeletionPolicy, DatArchive,
     DeviceSpec, Expose, PersonalCloud, RelaySpec, S3Spec, SyncMode, WebSocketSpec,
@@ -14,6 +14,7 @@ use cumulet_crds::{
 use data_encoding::HEXLOWER;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The most replicas of a cloud: each has a key of its own in the Secret, whose size is bounded.
@@ -44,7 +45,7 @@ pub struct Cloud {
     pub announce: bool,
     /// Whether the replicas are lasting nodes of the DHT.
     pub serve_dht: bool,
-    /// Public keys of the owner's devices, lower-case hex, in the order of the spec.
+    /// Public keys of the owner's devices, lower-case hex, in their order, each once.
     pub devices: Vec<String>,
     /// How they relay, if they do.
     pub relay: Option<Relay>,
@@ -178,6 +179,16 @@ pub enum ValidateError {
 pub const MAX_RELAY_SESSIONS: u16 = 4096;
 
 impl Cloud {
+    /// What a replica is to be told of the owner's devices, if what it says of itself is something else.
+    pub fn devices_to_tell(&self, replica: &NodeStatus) -> Option<Devices> {
+        let devices = self.devices.iter().map(|key| Device {
+            public_key: key.clone(),
+        });
+        (replica.devices != self.devices).then(|| Devices {
+            devices: devices.collect(),
+        })
+    }
+
     /// Parses a cloud that was read from a cluster whose DNS domain is `cluster_domain`.
     pub fn parse(cloud: &PersonalCloud, cluster_domain: &str) -> Result<Self, ValidateError> {
         let spec = &cloud.spec;
@@ -223,7 +234,7 @@ impl Cloud {
     }
 }
 
-/// The public keys of devices, lower-case hex.
+/// The public keys of devices, lower-case hex, in their order, each once.
 fn device_keys(devices: &[DeviceSpec]) -> Result<Vec<String>, ValidateError> {
     let keys = devices.iter().map(|device| {
         let key = device.public_key.to_ascii_lowercase();
@@ -236,7 +247,8 @@ fn device_keys(devices: &[DeviceSpec]) -> Result<Vec<String>, ValidateError> {
             })
         }
     });
-    keys.collect()
+    let keys: BTreeSet<String> = keys.collect::<Result<_, _>>()?;
+    Ok(keys.into_iter().collect())
 }
 
 impl Relay {
@@ -431,6 +443,41 @@ mod tests {
         assert_eq!(parsed.storage_size.bytes(), 10 << 30);
         assert!(parsed.bootstrap.is_empty() && parsed.backup.is_none() && !parsed.announce);
         assert_eq!(parsed.owner.uid, "cloud-uid");
+    }
+
+    #[test]
+    fn a_replica_is_told_of_devices_only_if_it_knows_others() {
+        let device = |name: &str, public_key: String| DeviceSpec {
+            name: name.into(),
+            public_key,
+        };
+        let mut resource = cloud();
+        let (phone, laptop) = ("ab".repeat(32), "0c".repeat(32));
+        resource.spec.devices = vec![
+            device("phone", phone.to_uppercase()),
+            device("laptop", laptop.clone()),
+            device("the-same", phone.clone()),
+        ];
+        let told = |devices: &[&String]| {
+            let replica = NodeStatus {
+                devices: devices.iter().copied().cloned().collect(),
+                ..NodeStatus::default()
+            };
+            let devices = Cloud::parse(&resource, "cluster.local")
+                .unwrap()
+                .devices_to_tell(&replica)?
+                .devices;
+            Some(
+                devices
+                    .into_iter()
+                    .map(|device| device.public_key)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(told(&[&laptop, &phone]), None);
+        let all = Some(vec![laptop.clone(), phone.clone()]);
+        assert_eq!(told(&[]), all);
+        assert_eq!(told(&[&laptop]), all);
     }
 
     #[test]

@@ -15,7 +15,7 @@ enum Comparison {
     Core,
     /// A drive from a JavaScript peer to the node, and to JavaScript.
     FirstReplication,
-    /// Streams over UDP, connections of the DHT, blind relays.
+    /// Streams over UDP, connections of the DHT, blind relays and blind peers.
     Net,
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         Comparison::Net => {
             let folders = &["interop/udx", "interop/dht", "interop/relay"][..];
-            ("net", &["cumulet-bench-net"][..], folders)
+            ("net", &["cumulet-bench-net", "cumulet-node"][..], folders)
         }
     };
     for folder in folders {

@@ -1,8 +1,10 @@
 //! `cargo xtask interop`: the matrix of cores, drives and bees against the real JavaScript packages.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use cumulet_e2e::process;
 
@@ -23,6 +25,12 @@ pub(crate) struct Arguments {
     /// Only cases whose name contains this.
     #[arg(long, value_name = "CELL")]
     only: Option<String>,
+    /// Cases that run at once.
+    #[arg(long, default_value = "1")]
+    jobs: NonZeroUsize,
+    /// A file for the result and time of every case, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 /// How much is run.
@@ -47,6 +55,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if let Some(only) = &arguments.only {
         given.extend(["--only".into(), only.into()]);
+    }
+    given.extend(["--jobs".into(), arguments.jobs.to_string().into()]);
+    if let Some(json) = &arguments.json {
+        let json = std::path::absolute(json).with_context(|| format!("failed to find {}", json.display()))?;
+        given.extend(["--json".into(), json.into()]);
     }
     conformance(given.iter().map(OsString::as_os_str), is_optimised)
 }

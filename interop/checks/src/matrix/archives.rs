@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 
 use super::Direction;
 use super::cells::{compare, create};
-use super::js::{JsPeer, key_of};
-use super::node::{Node, until};
+use super::js::key_of;
+use super::meeting::Meeting;
+use super::node::until;
 use super::random::Random;
 
 fn shape(entry: &Entry) -> Result<Value> {
@@ -45,16 +46,16 @@ fn same(ours: &Value, theirs: &Value) -> Result<()> {
 }
 
 /// A bee of random batches.
-pub(super) async fn bee(direction: Direction, count: usize, mut random: Random) -> Result<()> {
-    let (mut js, node) = (JsPeer::start()?, Node::new()?);
+pub(super) async fn bee(meeting: &mut Meeting, direction: Direction, count: usize) -> Result<()> {
     match direction {
         Direction::JsWrites => {
-            let seed = random.below(1 << 31);
-            let written = js
+            let seed = meeting.random.below(1 << 31);
+            let written = meeting
+                .js
                 .ask("writeBee", json!({"name": "bee", "seed": seed, "count": count}))
                 .await?;
-            let core = node.store.get(key_of(&written)?).await?;
-            node.connect(&mut js, &mut random).await?;
+            let core = meeting.node.store.get(key_of(&written)?).await?;
+            meeting.connect().await?;
             let length = written["length"].as_u64().context("no length")?;
             if length > 0 {
                 ensure!(core.update().await?, "the writer's length is not learnt");
@@ -63,21 +64,20 @@ pub(super) async fn bee(direction: Direction, count: usize, mut random: Random) 
             same(&read_bee(&Bee::new(core.clone()), middle).await?, &written)?;
             let _download = core.download(0..u64::MAX).await;
             until(&core, "all blocks", |state| state.contiguous_length == length).await?;
-            compare(&mut js, "bee", &core, false).await?;
+            compare(&mut meeting.js, "bee", &core, false).await?;
         }
         Direction::WeWrite => {
-            let core = create(&node, &mut random).await?;
-            let middle = write_bee(&core, count, &mut random).await?;
-            js.open("bee", core.key(), "default").await?;
-            node.connect(&mut js, &mut random).await?;
+            let core = create(&meeting.node, &mut meeting.random).await?;
+            let middle = write_bee(&core, count, &mut meeting.random).await?;
+            meeting.js.open("bee", core.key(), "default").await?;
+            meeting.connect().await?;
             let arguments = json!({"name": "bee", "length": core.state().length, "middle": middle});
-            let seen = js.ask("readBee", arguments).await?;
+            let seen = meeting.js.ask("readBee", arguments).await?;
             same(&read_bee(&Bee::new(core.clone()), middle).await?, &seen)?;
-            compare(&mut js, "bee", &core, false).await?;
+            compare(&mut meeting.js, "bee", &core, false).await?;
         }
     }
-    node.close().await?;
-    js.close().await
+    Ok(())
 }
 
 /// Writes batches of puts and deletes; returns a version between two of them.
@@ -143,46 +143,45 @@ async fn describe(drive: &CoreDrive, middle: u64) -> Result<Value> {
 }
 
 /// A drive of random files, links and deletions.
-pub(super) async fn drive(direction: Direction, mut random: Random) -> Result<()> {
-    let (mut js, node) = (JsPeer::start()?, Node::new()?);
+pub(super) async fn drive(meeting: &mut Meeting, direction: Direction) -> Result<()> {
     match direction {
         Direction::JsWrites => {
-            let seed = random.below(1 << 31);
-            let written = js
+            let seed = meeting.random.below(1 << 31);
+            let written = meeting
+                .js
                 .ask("writeDrive", json!({"name": "drive", "seed": seed}))
                 .await?;
             let key = key_of(&written)?;
-            let db = node.store.get(key).await?;
-            node.connect(&mut js, &mut random).await?;
+            let db = meeting.node.store.get(key).await?;
+            meeting.connect().await?;
             ensure!(db.update().await?, "the drive is not found");
             let bee = Bee::new(db.clone());
             let header = bee.header().await?;
             let manifest = db.manifest().await.context("a core without manifest")?;
             let content = content::content(&header, &key, &manifest)?;
-            let blobs = node.store.get(content.key).await?;
+            let blobs = meeting.node.store.get(content.key).await?;
             blobs.update().await?;
             let middle = written["middle"].as_u64().context("no middle")?;
             same(&describe(&Drive::new(&bee, blobs), middle).await?, &written)?;
         }
         Direction::WeWrite => {
-            let pair = KeyPair::from_seed(&random.bytes());
+            let pair = KeyPair::from_seed(&meeting.random.bytes());
             let manifest = Manifest::single(pair.public_key());
             let key = manifest.key();
             let derived = content::content_manifest(&key, &manifest).context("no content core")?;
-            let db = node.store.create(manifest, Some(pair.clone())).await?;
-            let blobs = node.store.create(derived, Some(pair)).await?;
+            let db = meeting.node.store.create(manifest, Some(pair.clone())).await?;
+            let blobs = meeting.node.store.create(derived, Some(pair)).await?;
             let mut writer = DriveWriter::new(db, blobs);
-            let middle = fill(&mut writer, &mut random).await?;
-            node.connect(&mut js, &mut random).await?;
+            let middle = fill(&mut writer, &mut meeting.random).await?;
+            meeting.connect().await?;
             let ours = describe(&writer.drive(), middle).await?;
             let arguments = json!({
                 "name": "drive", "key": hex::encode(key), "version": ours["version"], "middle": middle,
             });
-            same(&ours, &js.ask("readDrive", arguments).await?)?;
+            same(&ours, &meeting.js.ask("readDrive", arguments).await?)?;
         }
     }
-    node.close().await?;
-    js.close().await
+    Ok(())
 }
 
 pub(super) const NAMES: [&str; 6] = ["a", "b", "ü", "x y", "c.txt", "d.bin"];

@@ -7,9 +7,14 @@ use cumulet_hypercore::manifest::Manifest;
 use serde_json::json;
 
 use super::js::JsPeer;
+use super::meeting::Meeting;
 use super::node::{Node, append, held, same, state, until};
 use super::random::Random;
+use super::writer::Writer;
 use super::{Direction, Load};
+
+/// The core's name in JavaScript, of which its blocks are made.
+const NAME: &str = "core";
 
 /// A kind of core.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +45,7 @@ impl Kind {
         }
     }
 
-    fn is_encrypted(self) -> bool {
+    pub(super) fn is_encrypted(self) -> bool {
         self == Self::Encrypted
     }
 }
@@ -78,40 +83,29 @@ pub(super) async fn compare(
 }
 
 /// One core of a kind, whole.
-pub(super) async fn plain(kind: Kind, direction: Direction, load: Load, mut random: Random) -> Result<()> {
-    let sizes = load.sizes(&mut random);
-    match (direction, kind) {
-        (Direction::JsWrites, _) => js_writes(kind, &sizes, random).await,
-        // A store makes no writable cores of these kinds: we serve what JavaScript wrote.
-        (Direction::WeWrite, Kind::Multisig | Kind::Compat | Kind::Prologue) => {
-            we_pass_on(kind, &sizes, random).await
+pub(super) async fn plain(meeting: &mut Meeting, kind: Kind, direction: Direction, load: Load) -> Result<()> {
+    let sizes = load.sizes(&mut meeting.random);
+    let core = match direction {
+        Direction::JsWrites => from_js(meeting, kind, &sizes).await?,
+        Direction::WeWrite => {
+            let writer = Writer::new(kind, NAME, meeting).await?;
+            writer.append(NAME, &sizes).await?;
+            meeting.js.open(NAME, writer.core.key(), kind.name()).await?;
+            meeting.connect().await?;
+            writer.core
         }
-        (Direction::WeWrite, _) => we_write(kind, &sizes, random).await,
-    }
-}
-
-async fn js_writes(kind: Kind, sizes: &[usize], mut random: Random) -> Result<()> {
-    let (mut js, node) = (JsPeer::start()?, Node::new()?);
-    let core = from_js(&mut js, &node, kind, sizes, &mut random).await?;
-    compare(&mut js, "core", &core, kind.is_encrypted()).await?;
-    node.close().await?;
-    js.close().await
+    };
+    compare(&mut meeting.js, NAME, &core, kind.is_encrypted()).await
 }
 
 /// A core that JavaScript writes and we read whole.
-async fn from_js(
-    js: &mut JsPeer,
-    node: &Node,
-    kind: Kind,
-    sizes: &[usize],
-    random: &mut Random,
-) -> Result<CoreHandle> {
-    let key = js.create("core", kind.name()).await?;
-    js.append("core", sizes).await?;
-    let written = js.ask("state", json!({"name": "core"})).await?["length"].as_u64();
-    let core = node.store.get(key).await?;
+async fn from_js(meeting: &mut Meeting, kind: Kind, sizes: &[usize]) -> Result<CoreHandle> {
+    let key = meeting.js.create(NAME, kind.name()).await?;
+    meeting.js.append(NAME, sizes).await?;
+    let written = meeting.js.ask("state", json!({"name": NAME})).await?["length"].as_u64();
+    let core = meeting.node.store.get(key).await?;
     let _download = core.download(0..u64::MAX).await;
-    node.connect(js, random).await?;
+    meeting.connect().await?;
     until(&core, "all blocks", |state| {
         Some(state.contiguous_length) == written
     })
@@ -123,63 +117,38 @@ async fn from_js(
     Ok(core)
 }
 
-async fn we_write(kind: Kind, sizes: &[usize], mut random: Random) -> Result<()> {
-    let (mut js, node) = (JsPeer::start()?, Node::new()?);
-    let core = create(&node, &mut random).await?;
-    append(&core, "core", sizes, kind.is_encrypted()).await?;
-    js.open("core", core.key(), kind.name()).await?;
-    node.connect(&mut js, &mut random).await?;
-    compare(&mut js, "core", &core, kind.is_encrypted()).await?;
-    node.close().await?;
-    js.close().await
-}
-
-async fn we_pass_on(kind: Kind, sizes: &[usize], mut random: Random) -> Result<()> {
-    let (mut writer, mut reader, node) = (JsPeer::start()?, JsPeer::start()?, Node::new()?);
-    let core = from_js(&mut writer, &node, kind, sizes, &mut random).await?;
-    writer.close().await?;
-    reader.open("core", core.key(), kind.name()).await?;
-    node.connect(&mut reader, &mut random).await?;
-    compare(&mut reader, "core", &core, kind.is_encrypted()).await?;
-    node.close().await?;
-    reader.close().await
-}
-
 /// Cores of a store.
 const CORES: usize = 50;
 
 /// Many cores over one stream.
-pub(super) async fn many_cores(direction: Direction, loads: Vec<Load>, mut random: Random) -> Result<()> {
-    let (mut js, node) = (JsPeer::start()?, Node::new()?);
+pub(super) async fn many_cores(meeting: &mut Meeting, direction: Direction, loads: Vec<Load>) -> Result<()> {
     let (mut cores, mut downloads) = (Vec::new(), Vec::new());
     for number in 0..CORES {
         let name = format!("core {number}");
-        let sizes = loads[number % loads.len()].sizes(&mut random);
+        let sizes = loads[number % loads.len()].sizes(&mut meeting.random);
         let core = match direction {
             Direction::JsWrites => {
-                let key = js.create(&name, "default").await?;
-                js.append(&name, &sizes).await?;
-                let core = node.store.get(key).await?;
+                let key = meeting.js.create(&name, "default").await?;
+                meeting.js.append(&name, &sizes).await?;
+                let core = meeting.node.store.get(key).await?;
                 downloads.push(core.download(0..u64::MAX).await);
                 core
             }
             Direction::WeWrite => {
-                let core = create(&node, &mut random).await?;
+                let core = create(&meeting.node, &mut meeting.random).await?;
                 append(&core, &name, &sizes, false).await?;
-                js.open(&name, core.key(), "default").await?;
+                meeting.js.open(&name, core.key(), "default").await?;
                 core
             }
         };
         cores.push((name, sizes.len() as u64, core));
     }
-    node.connect(&mut js, &mut random).await?;
+    meeting.connect().await?;
     for (name, length, core) in &cores {
         until(core, name, |state| state.contiguous_length == *length).await?;
     }
     for (name, _, core) in &cores {
-        compare(&mut js, name, core, false).await?;
+        compare(&mut meeting.js, name, core, false).await?;
     }
-    drop((downloads, cores));
-    node.close().await?;
-    js.close().await
+    Ok(())
 }

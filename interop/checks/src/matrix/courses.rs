@@ -7,9 +7,8 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::cells::{compare, create};
-use super::js::JsPeer;
-use super::node::{Connection, MOMENT, Node, append, block, until};
-use super::random::Random;
+use super::meeting::Meeting;
+use super::node::{MOMENT, append, block, until};
 use super::{Direction, Load};
 
 /// A course of events.
@@ -41,17 +40,16 @@ impl Course {
         }
     }
 
-    pub(super) async fn run(self, direction: Direction, load: Load, mut random: Random) -> Result<()> {
-        let sizes = load.sizes(&mut random);
-        let mut scene = Scene::new(direction, random).await?;
+    pub(super) async fn run(self, meeting: &mut Meeting, direction: Direction, load: Load) -> Result<()> {
+        let sizes = load.sizes(&mut meeting.random);
+        let mut scene = Scene::new(direction, meeting).await?;
         match self {
-            Self::TruncatedTwice => scene.truncated_twice(&sizes).await?,
-            Self::Cleared => scene.cleared(&sizes).await?,
-            Self::Sparse => scene.sparse(&sizes).await?,
-            Self::LiveAppend => scene.live_append(&sizes).await?,
-            Self::Reconnect => scene.reconnect(&sizes).await?,
+            Self::TruncatedTwice => scene.truncated_twice(&sizes).await,
+            Self::Cleared => scene.cleared(&sizes).await,
+            Self::Sparse => scene.sparse(&sizes).await,
+            Self::LiveAppend => scene.live_append(&sizes).await,
+            Self::Reconnect => scene.reconnect(&sizes).await,
         }
-        scene.close().await
     }
 }
 
@@ -59,50 +57,35 @@ impl Course {
 const NAME: &str = "core";
 
 /// One core on both sides.
-struct Scene {
+struct Scene<'a> {
     direction: Direction,
-    js: JsPeer,
-    node: Node,
+    meeting: &'a mut Meeting,
     core: CoreHandle,
-    random: Random,
 }
 
-impl Scene {
-    async fn new(direction: Direction, mut random: Random) -> Result<Self> {
-        let (mut js, node) = (JsPeer::start()?, Node::new()?);
+impl<'a> Scene<'a> {
+    async fn new(direction: Direction, meeting: &'a mut Meeting) -> Result<Self> {
         let core = match direction {
             Direction::JsWrites => {
-                let key = js.create(NAME, "default").await?;
-                node.store.get(key).await?
+                let key = meeting.js.create(NAME, "default").await?;
+                meeting.node.store.get(key).await?
             }
             Direction::WeWrite => {
-                let core = create(&node, &mut random).await?;
-                js.open(NAME, core.key(), "default").await?;
+                let core = create(&meeting.node, &mut meeting.random).await?;
+                meeting.js.open(NAME, core.key(), "default").await?;
                 core
             }
         };
         Ok(Self {
             direction,
-            js,
-            node,
+            meeting,
             core,
-            random,
         })
-    }
-
-    async fn close(self) -> Result<()> {
-        drop(self.core);
-        self.node.close().await?;
-        self.js.close().await
-    }
-
-    async fn connect(&mut self) -> Result<Connection> {
-        self.node.connect(&mut self.js, &mut self.random).await
     }
 
     async fn append(&mut self, sizes: &[usize]) -> Result<()> {
         match self.direction {
-            Direction::JsWrites => self.js.append(NAME, sizes).await,
+            Direction::JsWrites => self.meeting.js.append(NAME, sizes).await,
             Direction::WeWrite => append(&self.core, NAME, sizes, false).await,
         }
     }
@@ -111,7 +94,7 @@ impl Scene {
         match self.direction {
             Direction::JsWrites => {
                 let arguments = json!({"name": NAME, "length": length});
-                self.js.ask("truncate", arguments).await.map(drop)
+                self.meeting.js.ask("truncate", arguments).await.map(drop)
             }
             Direction::WeWrite => Ok(self.core.truncate(length).await?),
         }
@@ -123,7 +106,7 @@ impl Scene {
             state.fork == fork && state.length == length && state.contiguous_length == length
         })
         .await?;
-        compare(&mut self.js, NAME, &self.core, false).await
+        compare(&mut self.meeting.js, NAME, &self.core, false).await
     }
 
     /// Two forks, the second before or within the first one's new blocks.
@@ -132,16 +115,16 @@ impl Scene {
         let _download = self.core.download(0..u64::MAX).await;
         self.append(sizes).await?;
         self.append(&[1, 2, 3]).await?;
-        self.connect().await?;
+        self.meeting.connect().await?;
         self.settle(length + 3, 0).await?;
-        let first = length + self.random.below(3) as u64;
+        let first = length + self.meeting.random.below(3) as u64;
         self.truncate(first).await?;
         self.append(&[77, 78]).await?;
         self.settle(first + 2, 1).await?;
-        let second = if self.random.flip() {
+        let second = if self.meeting.random.flip() {
             first + 1
         } else {
-            self.random.below(sizes.len() + 1) as u64
+            self.meeting.random.below(sizes.len() + 1) as u64
         };
         self.truncate(second).await?;
         self.append(&[99]).await?;
@@ -151,25 +134,25 @@ impl Scene {
     /// The writer lost some blocks: the reader gets all others.
     async fn cleared(&mut self, sizes: &[usize]) -> Result<()> {
         self.append(sizes).await?;
-        let mut start = self.random.below(sizes.len());
+        let mut start = self.meeting.random.below(sizes.len());
         if self.direction == Direction::JsWrites {
             // Clearing from an odd block on, JavaScript deletes the hash of the block before too, which it holds, and can
             // prove it to nobody any more.
             start &= !1;
         }
-        let end = (start + 1 + self.random.below(sizes.len() / 3 + 1)).min(sizes.len());
+        let end = (start + 1 + self.meeting.random.below(sizes.len() / 3 + 1)).min(sizes.len());
         let (start, end) = (start as u64, end as u64);
         if end > start {
             let arguments = json!({"name": NAME, "start": start, "end": end});
             match self.direction {
-                Direction::JsWrites => drop(self.js.ask("clear", arguments).await?),
+                Direction::JsWrites => drop(self.meeting.js.ask("clear", arguments).await?),
                 Direction::WeWrite => self.core.clear(start..end).await?,
             }
         }
         let length = sizes.len() as u64;
         let left = length - (end - start);
         let _download = self.core.download(0..u64::MAX).await;
-        let mut connection = self.connect().await?;
+        let mut connection = self.meeting.connect().await?;
         if self.direction == Direction::JsWrites {
             // Of a core whose blocks are all gone only the length is to be had.
             self.core.update().await?;
@@ -181,17 +164,17 @@ impl Scene {
                 });
                 tokio::select! {
                     done = done => { done?; break; }
-                    _ = &mut connection => connection = self.connect().await?,
+                    _ = &mut connection => connection = self.meeting.connect().await?,
                 }
             }
         }
-        compare(&mut self.js, NAME, &self.core, false).await
+        compare(&mut self.meeting.js, NAME, &self.core, false).await
     }
 
     /// Single blocks, and the places of bytes; what is not asked for does not come.
     async fn sparse(&mut self, sizes: &[usize]) -> Result<()> {
         self.append(sizes).await?;
-        self.connect().await?;
+        self.meeting.connect().await?;
         let length = sizes.len();
         if length == 0 {
             return self.settle(0, 0).await;
@@ -202,18 +185,19 @@ impl Scene {
         let total: u64 = sizes.iter().map(|size| *size as u64).sum();
         let mut wanted = Vec::new();
         for _ in 0..20.min(length) {
-            let index = self.random.below(length);
+            let index = self.meeting.random.below(length);
             wanted.push(index as u64);
             self.get_one(index as u64, sizes[index]).await?;
         }
         wanted.sort_unstable();
         wanted.dedup();
-        let position = self.random.below(usize::try_from(total)? + 1) as u64;
+        let position = self.meeting.random.below(usize::try_from(total)? + 1) as u64;
         let expected = place(sizes, position);
         let found = match self.direction {
             Direction::JsWrites => self.core.seek(position).await?,
             Direction::WeWrite => {
                 let found = self
+                    .meeting
                     .js
                     .ask("seek", json!({"name": NAME, "bytes": position}))
                     .await?;
@@ -238,7 +222,11 @@ impl Scene {
                 );
             }
             Direction::WeWrite => {
-                let got = self.js.ask("get", json!({"name": NAME, "index": index})).await?;
+                let got = self
+                    .meeting
+                    .js
+                    .ask("get", json!({"name": NAME, "index": index}))
+                    .await?;
                 ensure!(
                     got["sha256"] == hex::encode(Sha256::digest(&expected)),
                     "block {index} is another one"
@@ -263,7 +251,7 @@ impl Scene {
                 );
             }
             Direction::WeWrite => {
-                let held = self.js.ask("held", json!({"name": NAME})).await?["held"].take();
+                let held = self.meeting.js.ask("held", json!({"name": NAME})).await?["held"].take();
                 ensure!(
                     held == json!(wanted),
                     "JavaScript holds {held}, asked for {wanted:?}"
@@ -276,10 +264,14 @@ impl Scene {
     /// Appends while the reader is connected, in batches of random sizes.
     async fn live_append(&mut self, sizes: &[usize]) -> Result<()> {
         let _download = self.core.download(0..u64::MAX).await;
-        self.connect().await?;
+        self.meeting.connect().await?;
         let mut left = sizes;
         while !left.is_empty() {
-            let count = 1 + self.random.below(sizes.len() / 20 + 1).min(left.len() - 1);
+            let count = 1 + self
+                .meeting
+                .random
+                .below(sizes.len() / 20 + 1)
+                .min(left.len() - 1);
             let (batch, rest) = left.split_at(count);
             self.append(batch).await?;
             left = rest;
@@ -291,17 +283,22 @@ impl Scene {
     async fn reconnect(&mut self, sizes: &[usize]) -> Result<()> {
         self.append(sizes).await?;
         let _download = self.core.download(0..u64::MAX).await;
-        let connection = self.connect().await?;
-        let part = self.random.below(sizes.len() / 2 + 1) as u64;
+        let connection = self.meeting.connect().await?;
+        let part = self.meeting.random.below(sizes.len() / 2 + 1) as u64;
         match self.direction {
             Direction::JsWrites => until(&self.core, "a part", |state| state.held_blocks >= part).await?,
-            Direction::WeWrite => drop(self.js.ask("want", json!({"name": NAME, "count": part})).await?),
+            Direction::WeWrite => drop(
+                self.meeting
+                    .js
+                    .ask("want", json!({"name": NAME, "count": part}))
+                    .await?,
+            ),
         }
-        self.js.ask("disconnect", json!({})).await?;
+        self.meeting.js.ask("disconnect", json!({})).await?;
         // However it ends: JavaScript resets the transport.
         let _ = connection.await?;
         self.append(&[5, 6, 7]).await?;
-        self.connect().await?;
+        self.meeting.connect().await?;
         self.settle(sizes.len() as u64 + 3, 0).await?;
         if self.direction == Direction::JsWrites {
             let fetched = self.core.stats().await.downloaded_blocks;

@@ -14,8 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::archives::{NAMES, SIZES, name};
 use super::cells::create;
-use super::js::JsPeer;
-use super::node::Node;
+use super::meeting::Meeting;
 use super::random::Random;
 
 /// One operation on a bee.
@@ -84,24 +83,26 @@ impl BeeOp {
 }
 
 /// A bee that many operations made.
-pub(super) async fn bee(count: usize, mut random: Random) -> Result<()> {
-    let (mut js, node) = (JsPeer::start()?, Node::new()?);
-    let ops: Vec<BeeOp> = (0..count).map(|_| BeeOp::new(count, &mut random)).collect();
-    let core = create(&node, &mut random).await?;
+pub(super) async fn bee(meeting: &mut Meeting, count: usize) -> Result<()> {
+    let ops: Vec<BeeOp> = (0..count)
+        .map(|_| BeeOp::new(count, &mut meeting.random))
+        .collect();
+    let core = create(&meeting.node, &mut meeting.random).await?;
     let mut writer = BeeWriter::new(core.clone(), WriteOptions::default());
     for op in &ops {
         op.apply(&mut writer).await?;
     }
     let shapes: Vec<Value> = ops.iter().map(BeeOp::shape).collect();
-    let theirs = js.ask("applyBee", json!({"name": "bee", "ops": shapes})).await?;
+    let theirs = meeting
+        .js
+        .ask("applyBee", json!({"name": "bee", "ops": shapes}))
+        .await?;
     ensure!(
         count < 100 || core.state().length > count as u64 / 2,
         "the script left only {} blocks",
         core.state().length
     );
-    equal(&core, &theirs["blocks"]).await?;
-    node.close().await?;
-    js.close().await
+    equal(&core, &theirs["blocks"]).await
 }
 
 /// One file of a drive.
@@ -203,28 +204,26 @@ impl DriveOp {
 }
 
 /// A drive that many operations made: the cores of its names and of its bytes.
-pub(super) async fn drive(mut random: Random) -> Result<()> {
-    let (mut js, node) = (JsPeer::start()?, Node::new()?);
-    let count = 30 + random.below(40);
-    let ops: Vec<DriveOp> = (0..count).map(|_| DriveOp::new(&mut random)).collect();
-    let pair = KeyPair::from_seed(&random.bytes());
+pub(super) async fn drive(meeting: &mut Meeting) -> Result<()> {
+    let count = 30 + meeting.random.below(40);
+    let ops: Vec<DriveOp> = (0..count).map(|_| DriveOp::new(&mut meeting.random)).collect();
+    let pair = KeyPair::from_seed(&meeting.random.bytes());
     let manifest = Manifest::single(pair.public_key());
     let derived = content::content_manifest(&manifest.key(), &manifest).context("no content core")?;
-    let db = node.store.create(manifest, Some(pair.clone())).await?;
-    let blobs = node.store.create(derived, Some(pair)).await?;
+    let db = meeting.node.store.create(manifest, Some(pair.clone())).await?;
+    let blobs = meeting.node.store.create(derived, Some(pair)).await?;
     let mut writer = DriveWriter::new(db.clone(), blobs.clone());
     for op in &ops {
         op.apply(&mut writer).await?;
     }
     let shapes: Vec<Value> = ops.iter().map(DriveOp::shape).collect();
-    let theirs = js
+    let theirs = meeting
+        .js
         .ask("applyDrive", json!({"name": "drive", "ops": shapes}))
         .await?;
     equal(&db, &theirs["db"]).await.context("names")?;
     equal(&blobs, &theirs["blobs"]).await.context("bytes")?;
-    drop(writer);
-    node.close().await?;
-    js.close().await
+    Ok(())
 }
 
 /// Holds the hashes of a core's blocks against those of the JavaScript peer's.

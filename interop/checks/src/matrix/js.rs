@@ -1,7 +1,8 @@
-//! A running `interop/data/peer.js`.
+//! Running `interop/data/peer.js`.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -36,6 +37,25 @@ pub(super) fn install() -> Result<()> {
     Ok(())
 }
 
+/// JavaScript processes that did a case well and are clean again.
+#[derive(Default)]
+pub(super) struct IdlePeers(Mutex<Vec<JsPeer>>);
+
+impl IdlePeers {
+    /// A process with an empty store: one that is idle, or a new one.
+    pub(super) fn take(&self) -> Result<JsPeer> {
+        let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        idle.map_or_else(JsPeer::start, Ok)
+    }
+
+    /// Takes a process back after a case: its connections, cores and store go. What failed is not given back, and ends.
+    pub(super) async fn give_back(&self, mut peer: JsPeer) -> Result<()> {
+        peer.ask("reset", json!({})).await?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(peer);
+        Ok(())
+    }
+}
+
 /// A JavaScript peer: a Corestore of its own, in a folder that goes with it.
 pub(super) struct JsPeer {
     _child: Child,
@@ -45,9 +65,11 @@ pub(super) struct JsPeer {
 }
 
 impl JsPeer {
-    pub(super) fn start() -> Result<Self> {
+    fn start() -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let mut child = Command::new("node")
+            // Every block that is read or sent is short-lived garbage: collecting it took a third of the time.
+            .arg("--max-semi-space-size=64")
             .arg("peer.js")
             .current_dir(folder())
             .env("TMPDIR", directory.path())
@@ -110,10 +132,6 @@ impl JsPeer {
     pub(super) async fn port(&mut self) -> Result<u16> {
         let port = self.ask("listen", json!({})).await?["port"].as_u64();
         Ok(port.context("no port")?.try_into()?)
-    }
-
-    pub(super) async fn close(mut self) -> Result<()> {
-        self.ask("close", json!({})).await.map(drop)
     }
 }
 

@@ -5,24 +5,33 @@
 //! byte length, tree hash, every block; and our side verifies the signature once more. A seed decides sizes, orders and
 //! positions; the same seed does the same again.
 //!
-//! Every case has a JavaScript process, stores and connections of its own.
+//! Every case has stores and connections of its own. JavaScript processes are used again: between two cases everything in
+//! them is closed and deleted, and a case that fails takes its process along.
 
 mod archives;
 mod cells;
 mod courses;
 mod equality;
 mod js;
+mod meeting;
 mod node;
 mod random;
+mod report;
+mod writer;
 
 use std::future::Future;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use cumulet_hypercore::encryption::PADDING;
+use futures::StreamExt as _;
 
+use self::js::IdlePeers;
+use self::meeting::Meeting;
 use self::random::Random;
+pub use self::report::{CaseReport, Report};
 
 /// How much is run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -42,6 +51,8 @@ pub struct Options {
     pub size: Size,
     /// Only cases whose name contains this.
     pub only: Option<String>,
+    /// Cases that run at once.
+    pub jobs: NonZeroUsize,
 }
 
 /// Who writes.
@@ -89,68 +100,61 @@ impl Load {
     }
 }
 
-type Run = Pin<Box<dyn Future<Output = Result<()>>>>;
+type Run<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 struct Case {
     name: String,
-    run: Box<dyn FnOnce(Random) -> Run>,
+    run: Box<dyn for<'a> FnOnce(&'a mut Meeting) -> Run<'a>>,
 }
 
 impl Case {
-    fn new<F: Future<Output = Result<()>> + 'static>(
-        name: String,
-        run: impl FnOnce(Random) -> F + 'static,
-    ) -> Self {
+    fn new(name: String, run: impl for<'a> FnOnce(&'a mut Meeting) -> Run<'a> + 'static) -> Self {
         Self {
             name,
-            run: Box::new(move |random| Box::pin(run(random))),
+            run: Box::new(run),
         }
     }
-}
 
-/// What came of a run.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// Cases that passed.
-    pub passed: usize,
-    /// Names of the others.
-    pub failed: Vec<String>,
+    async fn run(self, seed: u64, idle: &IdlePeers) -> CaseReport {
+        let random = Random::new(seed, &self.name);
+        let started = Instant::now();
+        let run = meeting::run(idle, random, self.run);
+        let result = match tokio::time::timeout(CASE_LIMIT, run).await {
+            Ok(result) => result,
+            Err(_) => Err(anyhow::anyhow!("not done after {} s", CASE_LIMIT.as_secs())),
+        };
+        CaseReport {
+            name: self.name,
+            took: started.elapsed(),
+            error: result.err().map(|error| format!("{error:#}")),
+        }
+    }
 }
 
 /// Longest that a case may take. Reached only when something hangs, however busy the machine is.
 const CASE_LIMIT: Duration = Duration::from_mins(15);
 
 /// Runs the matrix; tells each case's result to `progress` as it comes.
-pub async fn run(options: &Options, mut progress: impl FnMut(&str)) -> Result<Outcome> {
+///
+/// # Errors
+/// If the JavaScript packages can't be installed. A case that fails is in the report.
+pub async fn run(options: &Options, mut progress: impl FnMut(&CaseReport)) -> Result<Report> {
     js::install()?;
-    let mut outcome = Outcome::default();
-    for case in cases(options.size) {
-        if options
-            .only
-            .as_ref()
-            .is_some_and(|only| !case.name.contains(only.as_str()))
-        {
-            continue;
-        }
-        let random = Random::new(options.seed, &case.name);
-        let started = Instant::now();
-        let result = match tokio::time::timeout(CASE_LIMIT, (case.run)(random)).await {
-            Ok(result) => result,
-            Err(_) => Err(anyhow::anyhow!("not done after {} s", CASE_LIMIT.as_secs())),
-        };
-        let seconds = started.elapsed().as_secs_f32();
-        match result {
-            Ok(()) => {
-                outcome.passed += 1;
-                progress(&format!("ok      {} ({seconds:.1} s)", case.name));
-            }
-            Err(error) => {
-                progress(&format!("FAILED  {} ({seconds:.1} s): {error:#}", case.name));
-                outcome.failed.push(case.name);
-            }
-        }
+    let (idle, started) = (IdlePeers::default(), Instant::now());
+    let wanted = |case: &Case| {
+        let only = options.only.as_deref();
+        only.is_none_or(|only| case.name.contains(only))
+    };
+    let cases = cases(options.size).into_iter().filter(wanted);
+    let runs = cases.map(|case| case.run(options.seed, &idle));
+    let mut done = futures::stream::iter(runs).buffer_unordered(options.jobs.get());
+    let mut report = Report::new(options.seed);
+    while let Some(case) = done.next().await {
+        progress(&case);
+        report.cases.push(case);
     }
-    Ok(outcome)
+    report.took = started.elapsed();
+    Ok(report)
 }
 
 /// Largest block that may be appended: JavaScript's limit and ours.
@@ -165,20 +169,22 @@ fn cases(size: Size) -> Vec<Case> {
             let largest = LARGEST_BLOCK - if is_encrypted { PADDING } else { 0 };
             for load in loads(size, kind == cells::Kind::Default, largest) {
                 let name = format!("{}, {}, {}", kind.name(), direction.name(), load.name());
-                cases.push(Case::new(name, move |random| {
-                    cells::plain(kind, direction, load, random)
+                cases.push(Case::new(name, move |meeting| {
+                    Box::pin(cells::plain(meeting, kind, direction, load))
                 }));
             }
         }
         for course in courses::Course::ALL {
             for load in loads(size, false, LARGEST_BLOCK) {
                 let name = format!("{}, {}, {}", course.name(), direction.name(), load.name());
-                cases.push(Case::new(name, move |random| course.run(direction, load, random)));
+                cases.push(Case::new(name, move |meeting| {
+                    Box::pin(course.run(meeting, direction, load))
+                }));
             }
         }
         let name = format!("Corestore with 50 cores, {}", direction.name());
-        cases.push(Case::new(name, move |random| {
-            cells::many_cores(direction, many_loads(size, direction), random)
+        cases.push(Case::new(name, move |meeting| {
+            Box::pin(cells::many_cores(meeting, direction, many_loads(size, direction)))
         }));
     }
     cases.extend(archive_cases(size));
@@ -226,22 +232,26 @@ fn archive_cases(size: Size) -> Vec<Case> {
     for direction in Direction::BOTH {
         for count in changes.iter().copied() {
             let name = format!("bee, {}, {count} changes", direction.name());
-            cases.push(Case::new(name, move |random| {
-                archives::bee(direction, count, random)
+            cases.push(Case::new(name, move |meeting| {
+                Box::pin(archives::bee(meeting, direction, count))
             }));
         }
         for number in 0..drives {
             let name = format!("drive, {}, number {number}", direction.name());
-            cases.push(Case::new(name, move |random| archives::drive(direction, random)));
+            cases.push(Case::new(name, move |meeting| {
+                Box::pin(archives::drive(meeting, direction))
+            }));
         }
     }
     for count in operations.iter().copied() {
         let name = format!("bee, the same {count} operations on both sides");
-        cases.push(Case::new(name, move |random| equality::bee(count, random)));
+        cases.push(Case::new(name, move |meeting| {
+            Box::pin(equality::bee(meeting, count))
+        }));
     }
     for number in 0..drives {
         let name = format!("drive, the same operations on both sides, number {number}");
-        cases.push(Case::new(name, equality::drive));
+        cases.push(Case::new(name, |meeting| Box::pin(equality::drive(meeting))));
     }
     cases
 }

@@ -45,7 +45,7 @@ fn encryption_key() -> [u8; 32] {
     key
 }
 
-pub(super) fn cipher(core: &CoreHandle) -> BlockCipher {
+fn cipher(core: &CoreHandle) -> BlockCipher {
     BlockCipher::new(core.key(), &encryption_key(), false)
 }
 
@@ -103,21 +103,26 @@ impl Node {
     }
 }
 
+/// Blocks in a batch: large enough to be quick, small enough that 100,000 are several.
+pub(super) const BATCH: usize = 4096;
+
+/// The next blocks of a core, encrypted if asked.
+pub(super) fn blocks(core: &CoreHandle, name: &str, sizes: &[usize], is_encrypted: bool) -> Vec<Bytes> {
+    let (cipher, state) = (is_encrypted.then(|| cipher(core)), core.state());
+    let made = (sizes.iter().zip(state.length..)).map(|(size, index)| {
+        let block = block(name, index, *size);
+        match &cipher {
+            Some(cipher) => cipher.encrypt(index, state.fork, &block).into(),
+            None => block,
+        }
+    });
+    made.collect()
+}
+
 /// Appends blocks of these sizes, encrypted if asked, in a few batches.
 pub(super) async fn append(core: &CoreHandle, name: &str, sizes: &[usize], is_encrypted: bool) -> Result<()> {
-    // Large enough to be quick, small enough to be several.
-    const BATCH: usize = 4096;
-    let cipher = is_encrypted.then(|| cipher(core));
     for sizes in sizes.chunks(BATCH) {
-        let state = core.state();
-        let blocks = (sizes.iter().zip(state.length..)).map(|(size, index)| {
-            let block = block(name, index, *size);
-            match &cipher {
-                Some(cipher) => cipher.encrypt(index, state.fork, &block).into(),
-                None => block,
-            }
-        });
-        core.append(blocks.collect()).await?;
+        core.append(blocks(core, name, sizes, is_encrypted)).await?;
     }
     Ok(())
 }

@@ -12,15 +12,16 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use cumulet_api::{ArchiveSpec, ArchiveStatus, NodeStatus};
+use cumulet_api::{ArchiveSpec, ArchiveStatus, Device, Devices, NodeStatus};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
 use super::problem::ProblemResponse;
+use crate::members::{MembersError, parse_key};
 use crate::node::{Node, NodeError};
 use crate::pins::Key;
 
-/// A body is one archive's spec: its lists are bounded by the custom resource to far less than this.
+/// A body is one archive's spec, or the devices: their lists are bounded by the custom resource to far less than this.
 const MAX_BODY_BYTES: usize = 256 * 1024;
 
 /// The API's router; `token` is what clients must show.
@@ -33,6 +34,7 @@ pub fn router(node: Arc<Node>, token: String) -> Router {
             "/api/v1/archives/{key}",
             get(archive).put(put_archive).delete(delete_archive),
         )
+        .route("/api/v1/devices", get(devices).put(put_devices))
         .fallback(|| async { ProblemResponse::new(StatusCode::NOT_FOUND, "there is no such resource") })
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(token, authorize))
@@ -71,7 +73,7 @@ async fn archive(
     Path(key): Path<String>,
 ) -> Result<Json<ArchiveStatus>, ProblemResponse> {
     Ok(Json(
-        node.archive(&parse_key(&key)?).await.ok_or_else(not_pinned)?,
+        node.archive(&archive_key(&key)?).await.ok_or_else(not_pinned)?,
     ))
 }
 
@@ -80,10 +82,35 @@ async fn put_archive(
     Path(key): Path<String>,
     body: Result<Json<ArchiveSpec>, JsonRejection>,
 ) -> Result<Json<ArchiveStatus>, ProblemResponse> {
-    let key = parse_key(&key)?;
+    let key = archive_key(&key)?;
     let Json(spec) =
         body.map_err(|rejection| ProblemResponse::new(rejection.status(), rejection.body_text()))?;
     Ok(Json(node.pin(key, spec).await?))
+}
+
+async fn devices(State(node): State<Arc<Node>>) -> Json<Devices> {
+    let devices = node.devices().into_iter().map(|key| Device {
+        public_key: hex::encode(key),
+    });
+    Json(Devices {
+        devices: devices.collect(),
+    })
+}
+
+async fn put_devices(
+    State(node): State<Arc<Node>>,
+    body: Result<Json<Devices>, JsonRejection>,
+) -> Result<Json<Devices>, ProblemResponse> {
+    let Json(wanted) =
+        body.map_err(|rejection| ProblemResponse::new(rejection.status(), rejection.body_text()))?;
+    let keys = wanted.devices.iter().map(|device| {
+        parse_key(&device.public_key).ok_or_else(|| {
+            let problem = format!("publicKey: {:?} is not 64 hex digits", device.public_key);
+            ProblemResponse::new(StatusCode::UNPROCESSABLE_ENTITY, problem)
+        })
+    });
+    node.set_devices(keys.collect::<Result<_, _>>()?).await?;
+    Ok(devices(State(node)).await)
 }
 
 /// What happens to an archive's blocks when its pin goes.
@@ -109,15 +136,13 @@ async fn delete_archive(
     Path(key): Path<String>,
     Query(query): Query<DeleteQuery>,
 ) -> Result<StatusCode, ProblemResponse> {
-    node.unpin(&parse_key(&key)?, query.data == Data::Delete).await?;
+    node.unpin(&archive_key(&key)?, query.data == Data::Delete)
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn parse_key(text: &str) -> Result<Key, ProblemResponse> {
-    let mut key = [0; 32];
-    hex::decode_to_slice(text, &mut key)
-        .map_err(|_| ProblemResponse::new(StatusCode::BAD_REQUEST, "key: must be 64 hex digits"))?;
-    Ok(key)
+fn archive_key(text: &str) -> Result<Key, ProblemResponse> {
+    parse_key(text).ok_or_else(|| ProblemResponse::new(StatusCode::BAD_REQUEST, "key: must be 64 hex digits"))
 }
 
 fn not_pinned() -> ProblemResponse {
@@ -128,8 +153,10 @@ fn not_pinned() -> ProblemResponse {
 impl From<NodeError> for ProblemResponse {
     fn from(error: NodeError) -> Self {
         let (status, hint) = match &error {
-            NodeError::Spec { .. } => (StatusCode::UNPROCESSABLE_ENTITY, None),
-            NodeError::Pin(_) | NodeError::Store(_) => (
+            NodeError::Spec { .. } | NodeError::Devices(MembersError::TooMany { .. }) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, None)
+            }
+            NodeError::Pin(_) | NodeError::Store(_) | NodeError::Devices(_) => (
                 StatusCode::INSUFFICIENT_STORAGE,
                 Some("look at the volume: is it full or read-only?"),
             ),

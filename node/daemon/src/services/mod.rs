@@ -1,5 +1,5 @@
 //! What the node does for others beside keeping archives: relaying, a DHT for browsers, keeping cores for apps. Each is off
-//! unless it was asked for, and each knows the same members: this node, the cloud's other replicas and the owner's devices.
+//! unless it was asked for, and each knows the same [`Members`].
 
 mod blind_peer;
 mod relay;
@@ -12,7 +12,6 @@ use std::time::Duration;
 use cumulet_hypercore::corestore::CorestoreConfig;
 use cumulet_hyperdht::Dht;
 use cumulet_hyperswarm::Swarm;
-use cumulet_relay::blind_relay::{Admission, AllowList, MemberLimits};
 use cumulet_secret_stream::noise::KeyPair;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,6 +22,7 @@ use self::relay::RelayService;
 use self::websocket::WebSocketService;
 use crate::backup::Backup;
 use crate::config::Config;
+use crate::members::Members;
 
 /// How long what others use may go on once the node is told to stop; they then have moved, or come back to another replica.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,8 +42,8 @@ pub struct Surroundings<'a> {
     pub store: &'a CorestoreConfig,
     /// Where backups go.
     pub backup: &'a Arc<Backup>,
-    /// Public keys of those who may use everything.
-    pub members: Vec<[u8; 32]>,
+    /// Who may use everything.
+    pub members: &'a Arc<Members>,
     /// Where tasks run.
     pub tasks: &'a TaskTracker,
     /// Ends them.
@@ -54,14 +54,6 @@ impl Surroundings<'_> {
     /// A key pair of its own for one service, the same after every restart.
     fn key_pair(&self, context: &[u8]) -> KeyPair {
         KeyPair::from_seed(cumulet_hyperdht::hash(&[context, self.device_seed]))
-    }
-
-    fn allow_list(&self, others: Admission) -> AllowList {
-        let list = AllowList::with_others(others);
-        for member in &self.members {
-            list.allow(*member, MemberLimits::default());
-        }
-        list
     }
 }
 
@@ -141,6 +133,16 @@ impl Services {
             relay: self.relay.as_ref().map(RelayService::counters),
             websocket: self.websocket.as_ref().map(WebSocketService::counters),
             blind_peer: self.blind_peer.as_ref().map(BlindPeerService::counters),
+        }
+    }
+
+    /// Members have changed: who is none any more loses what it has. The blind peer asks at every request.
+    pub fn review(&self) {
+        if let Some(relay) = &self.relay {
+            relay.review();
+        }
+        if let Some(websocket) = &self.websocket {
+            websocket.review();
         }
     }
 

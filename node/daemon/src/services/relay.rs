@@ -41,7 +41,6 @@ impl RelayService {
         } else {
             Admission::Guest
         };
-        let policy = around.allow_list(others);
         let options = RelayOptions {
             limits: Limits {
                 links: config.max_links,
@@ -52,7 +51,7 @@ impl RelayService {
         };
         let relay = Relay::new(
             dht.endpoint().clone(),
-            Arc::new(policy),
+            around.members.policy(others),
             options,
             tasks,
             (*cancel).clone(),
@@ -80,6 +79,11 @@ impl RelayService {
     /// What it has done and does now.
     pub(super) fn counters(&self) -> Counters {
         self.relay.counters()
+    }
+
+    /// Ends the sessions and links of those who are not admitted any more.
+    pub(super) fn review(&self) {
+        self.relay.review();
     }
 
     /// Takes nobody in any more and lets links end, for a while.

@@ -2,8 +2,6 @@
 //! it. The page trusts the node with its key pair, so this is for the owner's own pages. On the same listener peers come in whose
 //! network lets only HTTP through: they ask for a subprotocol, and are the swarm's, as who comes over UDP and TCP.
 
-use std::sync::Arc;
-
 use cumulet_dht_relay::{Counters, Relay, RelayOptions};
 use cumulet_relay::blind_relay::{Admission, MemberLimits};
 use tokio::net::TcpListener;
@@ -28,7 +26,7 @@ impl WebSocketService {
             .map_err(|error| format!("failed to listen on {}: {error}", config.listen))?;
         let relay = Relay::new(
             around.dht.clone(),
-            Arc::new(around.allow_list(others)),
+            around.members.policy(others),
             RelayOptions::default(),
             around.tasks,
             around.cancel,
@@ -42,6 +40,11 @@ impl WebSocketService {
 
     pub(super) fn counters(&self) -> Counters {
         self.0.counters()
+    }
+
+    /// Ends the connections of those who are not admitted any more.
+    pub(super) fn review(&self) {
+        self.0.review();
     }
 
     pub(super) async fn drain(&self) {

@@ -54,11 +54,13 @@ impl<S: Storage> Core<S> {
         self.append_batch(vec![block]).map(|blocks| blocks.start)
     }
 
-    /// Appends blocks under one signature. Returns their numbers.
+    /// Appends blocks under one signature. Returns their numbers. The blocks of a prologue, which nobody signs, come first and
+    /// in one batch.
     ///
     /// # Errors
     /// [`WriteError::ReadOnly`] without a key pair, [`WriteError::Sign`] if the manifest wants another or more,
-    /// [`WriteError::BlockTooLarge`], [`WriteError::Storage`]. Nothing is appended then.
+    /// [`WriteError::Refused`] for blocks that end within the prologue or are not its own, [`WriteError::BlockTooLarge`],
+    /// [`WriteError::Storage`]. Nothing is appended then.
     pub fn append_batch(&mut self, blocks: Vec<Bytes>) -> Result<Range<u64>, WriteError> {
         if blocks.is_empty() {
             return Ok(self.length()..self.length());
@@ -167,11 +169,14 @@ impl<S: Storage> Core<S> {
         let (Some(verifier), Some(key_pair)) = (&self.verifier, &self.key_pair) else {
             return Err(WriteError::ReadOnly);
         };
-        let signature = verifier.sign(roots, fork, key_pair)?;
+        let signature = match verifier.prologue_verdict(roots) {
+            Some(verdict) => verdict.map(|()| None)?,
+            None => Some(verifier.sign(roots, fork, key_pair)?.into()),
+        };
         Ok(Head {
             fork,
             length: roots.length(),
-            signature: Some(signature.into()),
+            signature,
         })
     }
 

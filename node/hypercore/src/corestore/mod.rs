@@ -250,9 +250,34 @@ impl Corestore {
         key_pair: Option<KeyPair>,
     ) -> Result<CoreHandle, CorestoreError> {
         let key = manifest.key();
+        self.create_with_key(key, key_pair, move |storage, key_pair| {
+            Core::create(storage, manifest, key_pair)
+        })
+        .await
+    }
+
+    /// The compat core of `key_pair`, whose key is the public one, writable, made if the store does not hold it. It is offered
+    /// on all connections.
+    ///
+    /// # Errors
+    /// [`CorestoreError::Open`], [`CorestoreError::Closed`].
+    pub async fn create_compat(&self, key_pair: KeyPair) -> Result<CoreHandle, CorestoreError> {
+        let (key, own) = (key_pair.public_key(), key_pair.clone());
+        self.create_with_key(key, Some(key_pair), move |storage, _| {
+            Core::create_compat(storage, own)
+        })
+        .await
+    }
+
+    async fn create_with_key(
+        &self,
+        key: Key,
+        key_pair: Option<KeyPair>,
+        create: impl FnOnce(Box<dyn Storage>, Option<KeyPair>) -> Result<BoxedCore, OpenError> + Send + 'static,
+    ) -> Result<CoreHandle, CorestoreError> {
         let make = move |storage: Box<dyn Storage>| {
             if storage.manifest().is_none() {
-                return Core::create(storage, manifest, key_pair);
+                return create(storage, key_pair);
             }
             let mut core = Core::open(storage, key)?;
             if let Some(key_pair) = key_pair {

@@ -225,3 +225,17 @@ async fn a_core_whose_last_handle_was_given_back_is_closed_and_can_be_opened_aga
     // A handle that outlives its store can still be given back.
     again.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_compat_core_has_its_signers_key_and_is_writable_whenever_its_key_pair_is_given() {
+    let dir = TempDir::new().unwrap();
+    let pair = KeyPair::from_seed(&[3; 32]);
+    for round in 0..2 {
+        let store = Corestore::open(dir.path(), CorestoreConfig::default()).unwrap();
+        let core = store.create_compat(pair.clone()).await.unwrap();
+        assert_eq!(*core.key(), pair.public_key());
+        assert!(core.with_core(Core::is_compat).await);
+        assert_eq!(core.append(words(&["a"])).await.unwrap(), round + 1);
+        store.close().await.unwrap();
+    }
+}

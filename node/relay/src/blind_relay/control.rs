@@ -1,13 +1,16 @@
 //! A control connection: the secret stream and the Protomux over one UDX stream.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use cumulet_protomux::{ChannelId, Event, Mux, MuxError, Request};
 use cumulet_secret_stream::noise::HandshakeResult;
 use cumulet_secret_stream::{KEEP_ALIVE, SecretStream, StreamError};
 use cumulet_udx::UdxStream;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::Key;
 
@@ -58,7 +61,6 @@ pub(super) struct Control {
     secret: SecretStream,
     mux: Mux,
     output: Bytes,
-    input: [u8; READ_BYTES],
 }
 
 impl Control {
@@ -73,7 +75,6 @@ impl Control {
             secret,
             mux: Mux::new(),
             output: Bytes::new(),
-            input: [0; READ_BYTES],
         })
     }
 
@@ -117,22 +118,29 @@ impl Control {
                 return Err(ControlError::TooLong);
             }
             let wake = self.secret.poll_timeout();
-            let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
             tokio::select! {
-                read = reader.read(&mut self.input) => {
-                    let read = read?;
-                    if read == 0 {
-                        return Err(ControlError::Ended);
-                    }
-                    self.secret.receive(&self.input[..read]);
-                }
-                written = writer.write(&self.output), if !self.output.is_empty() => {
-                    let written = written?;
-                    self.output = self.output.slice(written..);
-                }
+                moved = poll_fn(|cx| self.poll_bytes(cx)) => moved?,
                 () = until(wake) => self.secret.handle_timeout(Instant::now())?,
             }
         }
+    }
+
+    /// Moves bytes of either direction. They are read onto the stack: thousands of connections that say nothing hold no buffer.
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ControlError>> {
+        if !self.output.is_empty()
+            && let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, &self.output)
+        {
+            self.output.advance(written?);
+            return Poll::Ready(Ok(()));
+        }
+        let mut storage = [0; READ_BYTES];
+        let mut input = ReadBuf::new(&mut storage);
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, &mut input))?;
+        if input.filled().is_empty() {
+            return Poll::Ready(Err(ControlError::Ended));
+        }
+        self.secret.receive(input.filled());
+        Poll::Ready(Ok(()))
     }
 
     /// Encrypts what the multiplexer has to say, once the last output has left.
@@ -147,7 +155,7 @@ impl Control {
     }
 
     /// Says goodbye and waits a little for the peer to have heard it.
-    pub(super) async fn end(mut self, channel: Option<ChannelId>) {
+    pub(super) async fn end(&mut self, channel: Option<ChannelId>) {
         if let Some(channel) = channel {
             self.mux.close(channel);
         }

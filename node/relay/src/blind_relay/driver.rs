@@ -57,7 +57,8 @@ pub enum ServeError {
 
 #[derive(Debug)]
 enum Order {
-    Answer(Pair),
+    /// In a box: a channel makes room for 32 orders as soon as it exists.
+    Answer(Box<Pair>),
     Close,
 }
 
@@ -286,7 +287,7 @@ impl Shared {
                 },
                 Output::Answer { session, pair } => {
                     let queue = state.sessions.get(&session);
-                    if queue.is_some_and(|queue| queue.try_send(Order::Answer(pair)).is_err()) {
+                    if queue.is_some_and(|queue| queue.try_send(Order::Answer(Box::new(pair))).is_err()) {
                         // It reads nothing: dropping its queue ends it.
                         state.sessions.remove(&session);
                     }
@@ -376,5 +377,21 @@ async fn clock(shared: Arc<Shared>) {
             () = shared.kick.notified() => {}
             () = timer => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<'a, F: Future>(_: impl Fn(&'a Relay, Peer) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn serving_a_connection_that_says_nothing_holds_no_buffer() {
+        let size = size_of_future(Relay::serve);
+        assert!(size <= 3_072, "{size} bytes for each connection");
+        assert!(size_of::<Order>() <= 16, "a channel holds 32 of them");
     }
 }

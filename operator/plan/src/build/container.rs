@@ -178,9 +178,6 @@ fn service_environment(cloud: &Cloud) -> Vec<EnvVar> {
             cloud.blind_peer.open.to_string(),
         ));
     }
-    if !env.is_empty() && !cloud.devices.is_empty() {
-        env.push(value("CUMULET_MEMBER", cloud.devices.join(",")));
-    }
     env
 }
 
@@ -337,9 +334,11 @@ mod tests {
         let with = variables(&parsed(&resource));
         assert_eq!(get(&with, "CUMULET_RELAY"), Some("true"));
         assert_eq!(get(&with, "CUMULET_RELAY_OPEN"), Some("false"));
-        assert_eq!(
-            get(&with, "CUMULET_MEMBER"),
-            Some(public_key.to_lowercase().as_str())
+        assert!(
+            with.iter()
+                .flat_map(|(_, value)| value)
+                .all(|value| !value.to_lowercase().contains(&public_key.to_lowercase())),
+            "no pod restarts for a device"
         );
         assert_eq!(get(&with, "CUMULET_RELAY_MAX_BYTES_PER_SECOND"), Some("10485760"));
         assert_eq!(get(&with, "CUMULET_RELAY_MAX_SESSIONS"), Some("64"));

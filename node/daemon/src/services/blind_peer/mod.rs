@@ -46,7 +46,7 @@ impl BlindPeerService {
         let store =
             Corestore::open(&folder.join("cores"), around.store.clone()).map_err(|error| words(&error))?;
         let key_pair = around.key_pair(SEED_CONTEXT);
-        let (members, open) = (around.members.clone(), config.open);
+        let (members, open) = (Arc::clone(around.members), config.open);
         let policy = move |identity: &[u8; 32]| {
             if members.contains(identity) {
                 Admission::Trusted(Quota::default())
@@ -60,7 +60,7 @@ impl BlindPeerService {
         let safekeeping = Safekeeping::new(
             around.backup,
             key_pair.public_key(),
-            around.members.clone(),
+            around.members,
             &folder,
             &options.journal,
         );

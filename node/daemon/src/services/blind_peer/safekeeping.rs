@@ -1,7 +1,7 @@
 //! The backup of what the blind peer keeps for members: their cores are shipped as pinned archives' are, and which they are is
 //! kept in the store beside them. A node with nothing but its keys learns it again, and fills the cores before it serves them.
 //!
-//! What strangers have kept is not backed up: they may come with ever new cores, and the store forgets nothing.
+//! What a device had kept stays when the device is taken off. What strangers have kept is not backed up: they may come with ever new cores, and the store forgets nothing.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::archive::short;
 use crate::backup::Backup;
+use crate::members::Members;
 use crate::pins::Key;
 
 /// Between two writes of the list, so that a flood of requests is one.
@@ -42,7 +43,7 @@ struct Followed {
 pub(super) struct Safekeeping {
     backup: Arc<Backup>,
     pins: Pins,
-    members: Vec<Key>,
+    members: Arc<Members>,
     mark: PathBuf,
     cores: Mutex<BTreeMap<Key, Followed>>,
 }
@@ -119,7 +120,7 @@ impl Safekeeping {
     pub(super) fn new(
         backup: &Arc<Backup>,
         public_key: &Key,
-        members: Vec<Key>,
+        members: &Arc<Members>,
         folder: &Path,
         journal: &Path,
     ) -> std::io::Result<Self> {
@@ -131,7 +132,7 @@ impl Safekeeping {
         Ok(Self {
             backup: Arc::clone(backup),
             pins: backup.pins().of_blind_peer(public_key),
-            members,
+            members: Arc::clone(members),
             mark,
             cores: Mutex::default(),
         })
@@ -172,6 +173,10 @@ impl Safekeeping {
         store: &Corestore,
     ) -> BTreeMap<Key, String> {
         let listed = list.len();
+        let owners = list.iter().filter_map(|(key, spec)| read(*key, spec));
+        if let Err(error) = self.members.remember(owners.map(|(owner, _)| owner)) {
+            warn!(%error, "whose cores these were is not kept");
+        }
         let done: Vec<_> = futures::stream::iter(list)
             .map(|(key, spec)| async move {
                 let outcome = self.restore_one(key, &spec, peer, store).await;
@@ -248,7 +253,7 @@ impl Safekeeping {
         let kept: BTreeMap<Key, String> = peer
             .records()
             .iter()
-            .filter(|(owner, _)| self.members.contains(owner))
+            .filter(|(owner, _)| self.members.knew(owner))
             .map(|(owner, record)| (record.key, write(owner, record)))
             .collect();
         let gone = known.keys().filter(|key| !kept.contains_key(*key));
@@ -289,7 +294,7 @@ impl Safekeeping {
 
 impl Companion for Safekeeping {
     fn opened(&self, core: &CoreHandle, owner: &Key) {
-        if self.members.contains(owner) {
+        if self.members.knew(owner) {
             self.backup.follow(core);
             let followed = Followed {
                 core: core.clone(),
