@@ -1,5 +1,5 @@
 // A JavaScript peer under remote control: one JSON command per line on stdin, one JSON answer per line on stdout.
-// Everything binds to 127.0.0.1. The process ends when stdin closes.
+// Everything binds to 127.0.0.1, or to the loopback address in CUMULET_LOOPBACK. The process ends when stdin closes.
 const net = require('net')
 const SecretStream = require('@hyperswarm/secret-stream')
 const DHT = require('hyperdht')
@@ -7,7 +7,7 @@ const Hyperswarm = require('hyperswarm')
 const createTestnet = require('hyperdht/testnet')
 const takeCommands = require('../commands')
 
-const HOST = '127.0.0.1'
+const HOST = process.env.CUMULET_LOOPBACK || '127.0.0.1'
 // Longer than any lookup takes while some nodes are dead, milliseconds.
 const PATIENCE = 30000
 const closables = new Map()
@@ -302,7 +302,13 @@ const commands = {
       connections: stats.connections,
       open: swarm ? swarm.connections.size : stats.sockets.size,
       echoes: stats.echoes,
-      keys: stats.keys ? [...stats.keys] : undefined
+      keys: stats.keys ? [...stats.keys] : undefined,
+      swarm: swarm && {
+        connects: swarm.stats.connects,
+        attempts: [...swarm.peers.values()].map((peer) => peer.attempts),
+        firewalled: swarm.dht.firewalled,
+        nodes: swarm.dht.nodes.length
+      }
     }
   },
 

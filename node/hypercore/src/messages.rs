@@ -296,6 +296,23 @@ impl Message {
         writer.into_vec()
     }
 
+    /// The payload in three pieces, of which the second is a block's bytes as they lie in the proof: for who would only copy them.
+    /// A message without a block is the first piece.
+    pub fn encode_in_pieces(&self) -> (Vec<u8>, Bytes, Vec<u8>) {
+        let Self::Data(data) = self else {
+            return (self.encode(), Bytes::new(), Vec::new());
+        };
+        let Some(block) = &data.proof.block else {
+            return (self.encode(), Bytes::new(), Vec::new());
+        };
+        let mut head = Writer::with_capacity(45);
+        encode_data_head(data, &mut head);
+        head.uint(block.index).uint(block.value.len() as u64);
+        let mut tail = Writer::with_capacity(data.proof.size_hint() - block.value.len());
+        data.proof.encode_behind_value(&mut tail);
+        (head.into_vec(), block.value.clone(), tail.into_vec())
+    }
+
     /// Appends the payload.
     pub fn encode_into(&self, writer: &mut Writer) {
         match self {
@@ -305,10 +322,7 @@ impl Message {
                 writer.uint(cancel.request);
             }
             Self::Data(data) => {
-                writer
-                    .uint(data.proof.flags())
-                    .uint(data.request)
-                    .uint(data.proof.fork);
+                encode_data_head(data, writer);
                 data.proof.encode_parts(writer);
             }
             Self::NoData(no_data) => {
@@ -353,6 +367,13 @@ fn decode_sync(reader: &mut Reader<'_>) -> Result<Sync, DecodeError> {
         has_manifest: flags & 8 != 0,
         allow_push: flags & 16 != 0,
     })
+}
+
+fn encode_data_head(data: &Data, writer: &mut Writer) {
+    writer
+        .uint(data.proof.flags())
+        .uint(data.request)
+        .uint(data.proof.fork);
 }
 
 fn encode_sync(sync: &Sync, writer: &mut Writer) {

@@ -163,6 +163,13 @@ impl Proof {
     pub(crate) fn encode_parts(&self, writer: &mut Writer) {
         if let Some(block) = &self.block {
             writer.uint(block.index).buffer(&block.value);
+        }
+        self.encode_behind_value(writer);
+    }
+
+    /// What [`Proof::encode_parts`] writes behind the block's bytes.
+    pub(crate) fn encode_behind_value(&self, writer: &mut Writer) {
+        if let Some(block) = &self.block {
             Node::encode_array(&block.nodes, writer);
         }
         if let Some(hash) = &self.hash {

@@ -30,6 +30,7 @@ fn disk(dir: &TempDir, cipher: Option<ContentCipher>) -> DiskStorage {
         spill_min_bytes: 64,
         seal_nodes: 64,
         dead_bytes: 4096,
+        direct_bytes: u64::MAX,
     };
     let key = *writer(MemoryStorage::new(), 0).discovery_key();
     let options = DiskOptions {

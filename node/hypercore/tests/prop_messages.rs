@@ -126,6 +126,8 @@ proptest! {
     #[test]
     fn a_message_reads_as_it_was_sent(message in message()) {
         let bytes = Bytes::from(message.encode());
+        let (head, value, tail) = message.encode_in_pieces();
+        prop_assert_eq!([&head[..], &value, &tail].concat(), &bytes[..]);
         prop_assert_eq!(Message::decode(message.kind(), &bytes).unwrap(), message);
     }
 

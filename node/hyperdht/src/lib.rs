@@ -24,6 +24,7 @@ mod address;
 mod crypto;
 mod driver;
 mod entropy;
+mod expiring;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod messages;

@@ -14,6 +14,12 @@ const APPEND_BYTES: usize = 8 << 20;
 /// Blocks that wait before they are appended, for blobs of small blocks.
 const APPEND_BLOCKS: usize = 4096;
 
+/// Large blocks are appended up to a multiple of this number: 8 MiB of blocks of 64 KiB are a subtree of the core then, which a storage
+/// may keep as it comes.
+const ALIGNED_BLOCKS: u64 = 128;
+/// What a large block has.
+const LARGE_BYTES: usize = 32 << 10;
+
 /// The end of the blob core, with blocks that are not appended yet.
 #[derive(Debug)]
 pub(crate) struct Tail {
@@ -42,10 +48,19 @@ impl Tail {
         self.byte_length += block.len() as u64;
         self.waiting_bytes += block.len();
         self.waiting.push(block);
-        if self.waiting_bytes >= APPEND_BYTES || self.waiting.len() >= APPEND_BLOCKS {
+        let is_full = self.waiting_bytes >= APPEND_BYTES || self.waiting.len() >= APPEND_BLOCKS;
+        if is_full || self.ends_in_place() {
             self.append(core).await?;
         }
         Ok(())
+    }
+
+    /// Whether what waits are large blocks that did not begin at a subtree's start, up to where one starts.
+    fn ends_in_place(&self) -> bool {
+        let start = self.length - self.waiting.len() as u64;
+        self.length.is_multiple_of(ALIGNED_BLOCKS)
+            && !start.is_multiple_of(ALIGNED_BLOCKS)
+            && self.waiting_bytes >= self.waiting.len() * LARGE_BYTES
     }
 
     /// Appends what waits.

@@ -45,15 +45,27 @@ fn echo_all(swarm: &Swarm) -> tokio::task::JoinSet<()> {
     tasks
 }
 
-/// Asks until the JS swarm's statistics satisfy, and returns them.
-async fn stats_until(js: &mut Js, handle: &Value, wanted: impl Fn(&Value) -> bool) -> Value {
+/// Asks until the JS swarm's statistics satisfy, and returns them. What is known of both sides is printed when they never do.
+async fn stats_until(
+    js: &mut Js,
+    (handle, ours): (&Value, &Swarm),
+    wanted: impl Fn(&Value) -> bool,
+) -> Value {
     let start = Instant::now();
     loop {
         let stats = js.call("stats", json!({ "handle": handle })).await;
         if wanted(&stats) {
             return stats;
         }
-        assert!(start.elapsed() < Duration::from_secs(10), "{stats}");
+        if start.elapsed() > Duration::from_secs(10) {
+            let (dht, peers) = (ours.dht(), ours.peers().await);
+            panic!(
+                "{stats}\n{:?}\n{peers:?}\n{:?}\n{:?}",
+                ours.stats(),
+                dht.status(),
+                dht.counters().await
+            );
+        }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -106,7 +118,7 @@ async fn default_js_swarms_find_our_server_from_the_first_moment_and_every_time(
         let join =
             json!({ "bootstrap": bootstrap, "topic": hex::encode(topic), "server": false, "client": true });
         let client = js.call("swarm", join).await;
-        let stats = stats_until(&mut js, &client["handle"], |stats| stats["echoes"] == 1).await;
+        let stats = stats_until(&mut js, (&client["handle"], ours), |stats| stats["echoes"] == 1).await;
         assert_eq!(
             stats["keys"],
             json!([hex::encode(ours.public_key())]),
@@ -127,7 +139,7 @@ async fn when_both_announce_and_look_up_one_connection_remains() {
         let join_js = json!({ "bootstrap": bootstrap, "topic": hex::encode(topic(round)), "server": true, "client": true });
         let (join, theirs) = tokio::join!(ours.join(topic(round), Mode::BOTH), js.call("swarm", join_js));
         let _join = join.unwrap();
-        let stats = stats_until(&mut js, &theirs["handle"], |stats| {
+        let stats = stats_until(&mut js, (&theirs["handle"], &ours), |stats| {
             stats["open"] == 1 && stats["echoes"] != 0
         })
         .await;
@@ -186,7 +198,7 @@ async fn when_both_dial_at_the_same_moment_one_connection_remains_and_carries_da
             .unwrap();
         let told = json!({ "handle": theirs["handle"], "publicKey": hex::encode(ours.public_key()) });
         js.call("join_peer", told).await;
-        stats_until(&mut js, &theirs["handle"], |stats| {
+        stats_until(&mut js, (&theirs["handle"], &ours), |stats| {
             stats["open"] == 1 && stats["echoes"] != 0
         })
         .await;

@@ -47,14 +47,16 @@ impl Connection {
     }
 
     fn send(&mut self, channel: ChannelId, message: &Message) {
-        let payload = message.encode();
-        let alone = payload.len() >= LONE_FRAME_BYTES;
-        self.batched += payload.len();
+        let (head, value, tail) = message.encode_in_pieces();
+        let length = head.len() + value.len() + tail.len();
+        let alone = length >= LONE_FRAME_BYTES;
+        self.batched += length;
         if alone || self.batched > BATCH_BYTES {
             self.mux.flush();
-            self.batched = payload.len();
+            self.batched = length;
         }
-        if let Err(error) = self.mux.send(channel, message.kind(), &payload) {
+        let pieces: [&[u8]; 3] = [&head, &value, &tail];
+        if let Err(error) = self.mux.send_parts(channel, message.kind(), &pieces) {
             // A block that no frame can carry: we would not have taken it from a peer either.
             tracing::warn!(%error, "message not sent");
         }

@@ -1,10 +1,12 @@
 //! The disk refuses at every file operation, and the process lives on.
 
 use cumulet_hypercore::core::Core;
-use cumulet_hypercore::storage::{Fault, Faults, MemoryStorage};
+use cumulet_hypercore::storage::{Fault, Faults, Limits, MemoryStorage};
 
 use crate::disk::{Disk, Loss, losses};
-use crate::life::{Act, DiskCore, EAGER, State, Trace, acts, check, is_closed, key_pair, open, scratch};
+use crate::life::{
+    Act, DiskCore, EAGER, STRAIGHT, State, Trace, acts, check, is_closed, key_pair, open, scratch,
+};
 
 /// How many refusals a full disk lasts.
 const FULL_FOR: usize = 3;
@@ -52,13 +54,19 @@ fn live_on(core: &mut DiskCore, faults: &Faults, trace: &mut Trace) {
 }
 
 fn refuse_everywhere(fault: Fault) {
+    for limits in [EAGER, STRAIGHT] {
+        refuse(fault, limits);
+    }
+}
+
+fn refuse(fault: Fault, limits: Limits) {
     let mut operations: u32 = 0;
     loop {
         let root = scratch();
         let faults = Faults::with(fault, operations.into());
         let mut trace = Trace::new();
         let what = format!("{fault:?} at operation {operations}");
-        if let Ok(mut core) = open(root.path(), EAGER, Some(faults.clone())) {
+        if let Ok(mut core) = open(root.path(), limits, Some(faults.clone())) {
             live_on(&mut core, &faults, &mut trace);
         }
         let mut disk = Disk::new(root.path());
@@ -72,15 +80,15 @@ fn refuse_everywhere(fault: Fault) {
             let after = scratch();
             disk.make(loss, after.path());
             let what = format!("{what}, then {loss:?} lost");
-            check(after.path(), EAGER, trace.allowed(usize::MAX), &what);
+            check(after.path(), limits, trace.allowed(usize::MAX), &what);
         }
-        check(root.path(), EAGER, trace.allowed(usize::MAX), &what);
+        check(root.path(), limits, trace.allowed(usize::MAX), &what);
         if !faults.hit() {
             break;
         }
         operations += 1;
     }
-    assert!(operations > 50, "only {operations} operations");
+    assert!(operations > 30, "only {operations} operations");
 }
 
 #[test]

@@ -23,6 +23,23 @@ pub(crate) const EAGER: Limits = Limits {
     spill_min_bytes: 8,
     seal_nodes: 0,
     dead_bytes: 64,
+    direct_bytes: u64::MAX,
+};
+
+/// As [`EAGER`], and what an append completes goes straight into a segment.
+pub(crate) const DIRECT: Limits = Limits {
+    direct_bytes: 8,
+    ..EAGER
+};
+
+/// Nothing is sealed or compacted but what an append completes: that goes straight into a segment.
+pub(crate) const STRAIGHT: Limits = Limits {
+    direct_bytes: 8,
+    seal_bytes: u64::MAX / 4,
+    spill_bytes: u64::MAX / 4,
+    spill_min_bytes: u64::MAX,
+    seal_nodes: usize::MAX,
+    dead_bytes: u64::MAX / 4,
 };
 
 /// A directory for tests that sync thousands of times: in memory if there is such a place.

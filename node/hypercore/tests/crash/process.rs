@@ -27,6 +27,7 @@ const LIMITS: Limits = Limits {
     spill_min_bytes: 4 << 10,
     seal_nodes: 64,
     dead_bytes: 16 << 10,
+    direct_bytes: 4 << 10,
 };
 
 /// A block tells where it belongs, so that one that lies elsewhere is noticed.

@@ -7,7 +7,7 @@ use proptest::sample::Index;
 use tempfile::TempDir;
 
 use crate::disk::{Disk, Loss, losses};
-use crate::life::{Act, EAGER, State, Trace, check, key_pair, open, scratch, verify};
+use crate::life::{Act, DIRECT, EAGER, STRAIGHT, State, Trace, check, key_pair, open, scratch, verify};
 use crate::readers::Readers;
 
 #[derive(Debug, Clone)]
@@ -158,8 +158,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
     fn any_sequence_of_changes_and_crashes_equals_the_model(
-        steps in proptest::collection::vec(step(), 1..30), eager: bool,
+        steps in proptest::collection::vec(step(), 1..30), kind in 0..4_usize,
     ) {
-        live(&steps, if eager { EAGER } else { Limits::default() });
+        live(&steps, [EAGER, DIRECT, STRAIGHT].get(kind).copied().unwrap_or_default());
     }
 }

@@ -10,7 +10,6 @@
 
 mod announcer;
 mod client;
-mod expiring;
 pub(crate) mod nat_class;
 mod operation;
 mod punch_client;
@@ -31,12 +30,12 @@ use cumulet_secret_stream::noise::{HandshakeResult, KeyPair};
 
 use self::announcer::Unannouncing;
 use self::client::Connect;
-use self::expiring::Expiring;
 use self::operation::Operation;
 use self::puncher::{Puncher, PuncherId};
 use self::relaying::Relayed;
 use self::server::Server;
 use self::store::Store;
+use crate::expiring::Expiring;
 use crate::messages::PeerRecord;
 use crate::rates::Rations;
 use crate::rpc::{NoAnswer, QueryId, Reply, RequestId, Rpc, RpcConfig, RpcCounters, RpcEvent};
@@ -562,6 +561,8 @@ impl Node {
     }
 }
 
+#[cfg(test)]
+mod churn;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

@@ -50,6 +50,8 @@ pub(super) struct Host {
     pub(super) events: Vec<Event>,
     /// Every datagram that the node sent.
     pub(super) sent: Vec<Transmit>,
+    /// It has left, without a word.
+    is_gone: bool,
 }
 
 pub(super) struct Sim {
@@ -104,8 +106,8 @@ impl Sim {
     }
 
     fn address(&self) -> SocketAddrV4 {
-        let number = u8::try_from(self.hosts.len() + 1).unwrap();
-        SocketAddrV4::new(Ipv4Addr::new(80, 1, number, 1), 49_737)
+        let [high, low] = u16::try_from(self.hosts.len() + 1).unwrap().to_be_bytes();
+        SocketAddrV4::new(Ipv4Addr::new(80, 1 + high, low, 1), 49_737)
     }
 
     fn add(
@@ -114,6 +116,31 @@ impl Sim {
         firewalled: Option<bool>,
         public_address: Option<SocketAddrV4>,
         nat: Option<Nat>,
+    ) -> usize {
+        let public = self.hosts.iter().filter(|host| host.nat.is_none());
+        let bootstrap = public.take(3).map(|host| host.address).collect();
+        let index = self.place(address, (firewalled, public_address), nat, bootstrap);
+        self.run(Duration::from_secs(3));
+        index
+    }
+
+    /// A host that anybody can reach joins by these nodes; nothing happens yet. It serves the DHT, or only uses it.
+    pub(super) fn arrive(&mut self, serves: bool, bootstrap: Vec<SocketAddrV4>) -> usize {
+        let address = self.address();
+        self.place(address, (Some(false), serves.then_some(address)), None, bootstrap)
+    }
+
+    /// A host is gone, as by a power cut.
+    pub(super) fn leave(&mut self, index: usize) {
+        self.hosts[index].is_gone = true;
+    }
+
+    fn place(
+        &mut self,
+        address: SocketAddrV4,
+        (firewalled, public_address): (Option<bool>, Option<SocketAddrV4>),
+        nat: Option<Nat>,
+        bootstrap: Vec<SocketAddrV4>,
     ) -> usize {
         let ephemeral = public_address.map(|_| false);
         let rpc = RpcConfig {
@@ -129,13 +156,7 @@ impl Sim {
             key_pair: KeyPair::from_seed(self.entropy.array()),
         };
         let mut node = Node::new(config, self.entropy.fork(), self.now);
-        let bootstrap: Vec<_> = self
-            .hosts
-            .iter()
-            .filter(|host| host.nat.is_none())
-            .map(|host| host.address)
-            .collect();
-        node.set_bootstrap_nodes(bootstrap.into_iter().take(3).collect());
+        node.set_bootstrap_nodes(bootstrap);
         node.bootstrap(self.now);
         let sockets = BTreeMap::from([(SocketId::SERVER, address.port()), (SocketId::CLIENT, 50_000)]);
         self.hosts.push(Host {
@@ -151,8 +172,8 @@ impl Sim {
             released: Vec::new(),
             events: Vec::new(),
             sent: Vec::new(),
+            is_gone: false,
         });
-        self.run(Duration::from_secs(3));
         self.hosts.len() - 1
     }
 
@@ -174,12 +195,15 @@ impl Sim {
         let end = self.now + time;
         loop {
             for index in 0..self.hosts.len() {
-                self.carry_out(index);
+                if !self.hosts[index].is_gone {
+                    self.carry_out(index);
+                }
             }
             if done(self) {
                 return true;
             }
-            let timers = self.hosts.iter().map(|host| host.node.poll_timeout());
+            let there = self.hosts.iter().filter(|host| !host.is_gone);
+            let timers = there.map(|host| host.node.poll_timeout());
             let wire = self.wire.keys().next().map(|(at, _)| *at);
             let next = timers.chain(wire).min().unwrap_or(end);
             if next > end {
@@ -195,7 +219,7 @@ impl Sim {
                 self.deliver(to, from, &data);
             }
             for host in &mut self.hosts {
-                if host.node.poll_timeout() <= self.now {
+                if !host.is_gone && host.node.poll_timeout() <= self.now {
                     host.node.handle_timeout(self.now);
                 }
             }
@@ -300,7 +324,7 @@ impl Sim {
 
     fn deliver(&mut self, to: SocketAddrV4, from: SocketAddrV4, data: &[u8]) {
         let now = self.now;
-        for host in &mut self.hosts {
+        for host in self.hosts.iter_mut().filter(|host| !host.is_gone) {
             let port = match &host.nat {
                 Some(nat) if nat.public == *to.ip() => nat
                     .ports

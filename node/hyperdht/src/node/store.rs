@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::expiring::Expiring;
 use crate::Hash;
 use crate::crypto::{hash, verify};
+use crate::expiring::Expiring;
 use crate::messages::{
     Announce, LookupReply, MutablePut, MutableRecord, announce_signable, error_code, unannounce_signable,
     verify_mutable,

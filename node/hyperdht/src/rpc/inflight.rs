@@ -31,7 +31,8 @@ pub(crate) struct Entry<O> {
     pub(crate) retries: u32,
     pub(crate) timeout: Duration,
     datagram: Bytes,
-    sent: u32,
+    /// How often.
+    pub(crate) sent: u32,
     /// `None` while queued.
     deadline: Option<Instant>,
 }

@@ -13,6 +13,7 @@ pub(crate) mod nat;
 mod network;
 mod query;
 mod serve;
+mod silent;
 pub(crate) mod table;
 pub(crate) mod token;
 mod window;
@@ -28,6 +29,7 @@ use self::message::{Message, Request, Response};
 use self::nat::NatSampler;
 use self::network::{Bootstrap, NetworkCheck};
 use self::query::{CONCURRENCY, Query, Steps};
+use self::silent::Silent;
 use self::table::{Inserted, Node, Table};
 use self::token::Tokens;
 use crate::address::{self, node_id};
@@ -246,6 +248,7 @@ pub(crate) struct Rpc {
     nat: NatSampler,
     tokens: Option<Tokens>,
     inflight: Inflight<Owner>,
+    silent: Silent,
     queries: BTreeMap<QueryId, Query>,
     background: Vec<QueryId>,
     bootstrap_nodes: Vec<SocketAddrV4>,
@@ -287,6 +290,7 @@ impl Rpc {
             nat,
             tokens: None,
             inflight: Inflight::new(entropy.uint16()),
+            silent: Silent::new(),
             queries: BTreeMap::new(),
             background: Vec::new(),
             bootstrap_nodes: Vec::new(),
@@ -405,7 +409,11 @@ impl Rpc {
         if from.port() == 0 {
             return;
         }
-        match message::decode(data) {
+        let message = message::decode(data);
+        if message.is_some() {
+            self.silent.heard(from);
+        }
+        match message {
             Some(Message::Request(request)) => {
                 self.counters.served += 1;
                 self.on_request(now, socket, (from, data.len()), request);
@@ -550,10 +558,16 @@ impl Rpc {
                 ..Ask::new(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0), spec.command)
             };
             for to in std::mem::take(&mut steps.visit) {
+                let retries = if self.silent.contains(to) {
+                    0
+                } else {
+                    template.retries
+                };
                 self.send(
                     now,
                     Ask {
                         to,
+                        retries,
                         ..template.clone()
                     },
                     Some(node_id(to)),
@@ -621,12 +635,13 @@ impl Rpc {
             Owner::Query(id) => self.on_query_reply(now, id, reply),
             Owner::Check { id, seen } => {
                 self.checks = self.checks.saturating_sub(1);
-                // It answered, but not under its id any more.
-                self.remove_stale(&id, seen);
+                if reply.from_id != Some(id) {
+                    self.remove_stale(&id, seen);
+                }
             }
             Owner::Challenge { id, seen, challenger } => {
                 self.repings = self.repings.saturating_sub(1);
-                if self.remove_stale(&id, seen) {
+                if reply.from_id != Some(id) && self.remove_stale(&id, seen) {
                     self.table.insert(*challenger);
                 }
             }
@@ -666,6 +681,7 @@ impl Rpc {
             Expiry::Slow { .. } => {}
             Expiry::TimedOut(entry) => {
                 self.counters.timeouts += 1;
+                self.silent.unanswered(now, entry.to, entry.sent);
                 if let Some(id) = entry.to_id {
                     self.table.remove(&id);
                 }

@@ -1,16 +1,16 @@
 use std::net::SocketAddrV4;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::message::{Message, decode};
+use super::message::{Message, Request, Response, decode};
 use super::nat::NatSampler;
 use super::table::{Inserted, K, Node, Table};
 use super::token::{ROTATION, Tokens};
-use super::{OLD_NODE, Rpc, RpcConfig, SLEEPING, TICK};
-use crate::Entropy;
+use super::{Ask, OLD_NODE, PING, QuerySpec, Rpc, RpcConfig, SLEEPING, TICK};
 use crate::address::{match_local, node_id};
 use crate::recorded::{address, bytes, cases, fixed};
+use crate::{Entropy, SocketId, Transmit};
 
 fn addresses(value: &Value) -> Vec<SocketAddrV4> {
     value.as_array().unwrap().iter().map(address).collect()
@@ -132,17 +132,115 @@ fn local_addresses_match_as_in_js() {
     }
 }
 
+fn rpc(now: Instant) -> Rpc {
+    let config = RpcConfig {
+        server_port: 1,
+        firewalled: None,
+        ephemeral: None,
+        public_address: None,
+    };
+    Rpc::new(config, Entropy::new(|target| target.fill(7)), now)
+}
+
+fn transmits(rpc: &mut Rpc) -> Vec<Transmit> {
+    std::iter::from_fn(|| rpc.poll_transmit()).collect()
+}
+
+/// A response of a node to a datagram of ours.
+fn response(to: &Transmit) -> Vec<u8> {
+    let Some(Message::Request(request)) = decode(&to.data) else {
+        panic!("a request")
+    };
+    let response = Response {
+        tid: request.tid,
+        to: "80.1.1.1:1".parse().unwrap(),
+        id: Some(node_id(to.to)),
+        token: None,
+        closer_nodes: Vec::new(),
+        error: 0,
+        value: None,
+    };
+    response.encode().to_vec()
+}
+
+/// How often queries send to a node that does not answer, one after the other.
+fn tries(rpc: &mut Rpc, now: &mut Instant, node: SocketAddrV4) -> usize {
+    rpc.query(
+        *now,
+        QuerySpec {
+            nodes: vec![node],
+            only_nodes: true,
+            ..QuerySpec::new([1; 32], 0)
+        },
+    );
+    let mut count = 0;
+    for _ in 0..20 {
+        count += transmits(rpc).iter().filter(|sent| sent.to == node).count();
+        *now += Duration::from_secs(1);
+        rpc.handle_timeout(*now);
+    }
+    count
+}
+
+#[test]
+fn a_node_that_never_answered_is_asked_once_by_a_query_until_it_is_heard() {
+    let mut now = Instant::now();
+    let node: SocketAddrV4 = "80.1.1.2:2".parse().unwrap();
+    let mut rpc = rpc(now);
+    assert_eq!(tries(&mut rpc, &mut now, node), 6, "as in JavaScript");
+    assert_eq!(tries(&mut rpc, &mut now, node), 1);
+    assert_eq!(tries(&mut rpc, &mut now, node), 1);
+    let ping = Request {
+        tid: 1,
+        to: node,
+        id: None,
+        token: None,
+        internal: true,
+        command: PING,
+        target: None,
+        value: None,
+    };
+    rpc.handle_datagram(now, SocketId::SERVER, node, &ping.encode());
+    transmits(&mut rpc);
+    assert_eq!(tries(&mut rpc, &mut now, node), 6);
+    rpc.request(
+        now,
+        Ask {
+            retries: 0,
+            ..Ask::ping("80.1.1.3:3".parse().unwrap())
+        },
+    );
+    transmits(&mut rpc);
+    now += Duration::from_secs(1);
+    rpc.handle_timeout(now);
+    let other = "80.1.1.3:3".parse().unwrap();
+    assert_eq!(
+        tries(&mut rpc, &mut now, other),
+        6,
+        "a datagram that is lost proves nothing"
+    );
+}
+
+#[test]
+fn a_node_that_answers_in_the_tick_in_which_it_was_said_to_be_down_stays() {
+    let now = Instant::now();
+    let node: SocketAddrV4 = "80.1.1.2:2".parse().unwrap();
+    let mut rpc = rpc(now);
+    rpc.request(now, Ask::ping(node));
+    let asked = transmits(&mut rpc);
+    rpc.handle_datagram(now, SocketId::CLIENT, node, &response(&asked[0]));
+    assert_eq!(rpc.table_len(), 1);
+    rpc.check(now, &node_id(node));
+    let asked = transmits(&mut rpc);
+    rpc.handle_datagram(now, SocketId::CLIENT, node, &response(&asked[0]));
+    assert_eq!(rpc.table_len(), 1);
+}
+
 #[test]
 fn a_node_that_slept_pings_in_two_ticks_whichever_tick_it_was() {
     let now = Instant::now();
     for tick in 1..=16 {
-        let config = RpcConfig {
-            server_port: 1,
-            firewalled: None,
-            ephemeral: None,
-            public_address: None,
-        };
-        let mut rpc = Rpc::new(config, Entropy::new(|target| target.fill(7)), now);
+        let mut rpc = rpc(now);
         rpc.tick = tick;
         rpc.on_tick(now + TICK + 2 * SLEEPING);
         assert_eq!(rpc.tick % 8, 6, "from {tick}");

@@ -44,6 +44,9 @@ pub use self::tally::{Connections, Lookups, Spread, Summary};
 pub const MAX_PEERS: usize = 2_000;
 /// Peers of a household that join at a time: more make each other slow, and none of them arrives sooner.
 const ARRIVING: usize = 8;
+/// While others arrive, one is waited for; for so long after the last one. An announcement takes ten seconds where nodes are silent,
+/// and a machine that is too busy for its peers takes a multiple of that.
+const ARRIVAL_WAIT: Duration = Duration::from_mins(2);
 /// Files that a peer may need: two sockets, and those of a hole punch that few do at a time.
 const FILES_PER_PEER: u64 = 4;
 /// Files that all else needs: services, programs, and the 256 sockets of some hole punches.
@@ -93,6 +96,16 @@ pub enum PeersError {
         needed: u64,
         /// The hard limit.
         limit: u64,
+    },
+    /// They do not come in.
+    #[error("only {arrived} of {all} simulated peers are in, and no further one came for {waited_s} seconds")]
+    Late {
+        /// So many have joined, looked up and announced.
+        arrived: u64,
+        /// So many there are.
+        all: u64,
+        /// Since the last one had, or since the start.
+        waited_s: u64,
     },
     /// Too many, or none.
     #[error("failed to start {0} simulated peers: there may be 1 to {MAX_PEERS}")]
@@ -169,22 +182,43 @@ impl Peers {
         self.tally.borrow().arrived
     }
 
-    /// Waits until all have, or one of them could not be started. Cancel safe.
+    /// Waits until all have, one of them could not be started, or none came for two minutes. Cancel safe: another call goes on
+    /// waiting where this one ended.
     pub async fn all_in(&self) -> Result<(), PeersError> {
+        self.all_in_within(ARRIVAL_WAIT).await
+    }
+
+    async fn all_in_within(&self, wait: Duration) -> Result<(), PeersError> {
         let all = self.count as u64;
         let mut news = self.tally.subscribe();
-        let over = |tally: &Tally| tally.arrived >= all || tally.failure.is_some();
-        // Its sender is ours.
-        let failure = match news.wait_for(over).await {
-            Ok(tally) => tally.failure.clone(),
-            Err(_) => None,
-        };
-        if let Some(failure) = failure {
-            return Err(PeersError::Failed(failure));
+        loop {
+            let (arrived, late_at) = {
+                let tally = news.borrow_and_update();
+                if let Some(failure) = &tally.failure {
+                    return Err(PeersError::Failed(failure.clone()));
+                }
+                (tally.arrived, tally.last_arrival.unwrap_or(self.begun) + wait)
+            };
+            if arrived >= all {
+                let took = millis(self.begun.elapsed());
+                self.tally.send_modify(|tally| tally.in_ms = Some(took));
+                return Ok(());
+            }
+            // Other news come all the time: they must not keep it waiting.
+            let is_late = Instant::now() >= late_at;
+            if is_late
+                || tokio::time::timeout_at(late_at.into(), news.changed())
+                    .await
+                    .is_err()
+            {
+                let waited_s = wait.as_secs();
+                return Err(PeersError::Late {
+                    arrived,
+                    all,
+                    waited_s,
+                });
+            }
         }
-        let took = millis(self.begun.elapsed());
-        self.tally.send_modify(|tally| tally.in_ms = Some(took));
-        Ok(())
     }
 
     /// What came of them so far.
@@ -298,5 +332,49 @@ async fn at(when: Option<tokio::time::Instant>) {
     match when {
         Some(when) => tokio::time::sleep_until(when).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "tests")]
+
+    use super::*;
+
+    fn two() -> Peers {
+        Peers {
+            count: 2,
+            begun: Instant::now(),
+            tally: Arc::new(watch::Sender::new(Tally::default())),
+            places: Vec::new(),
+            running: JoinSet::new(),
+            _end: CancellationToken::new().drop_guard(),
+        }
+    }
+
+    #[tokio::test]
+    async fn peers_that_do_not_come_in_are_not_waited_for_for_ever() {
+        let peers = two();
+        let late = peers.all_in_within(Duration::ZERO).await;
+        assert!(matches!(
+            late,
+            Err(PeersError::Late {
+                arrived: 0,
+                all: 2,
+                ..
+            })
+        ));
+        let soon = Instant::now() + Duration::from_hours(1);
+        peers.tally.send_modify(|tally| tally.arrived(soon));
+        let waiting = peers.all_in_within(Duration::ZERO);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(10), waiting)
+                .await
+                .is_err(),
+            "after each that came it waits anew"
+        );
+        peers.tally.send_modify(|tally| tally.arrived(soon));
+        assert!(peers.all_in_within(Duration::ZERO).await.is_ok());
+        assert!(peers.summary().in_ms.is_some());
     }
 }

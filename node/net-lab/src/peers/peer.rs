@@ -161,7 +161,7 @@ impl Life {
             tokio::select! {
                 () = &mut arrived, if permit.is_some() => {
                     permit = None;
-                    self.tally.send_modify(|tally| tally.arrived += 1);
+                    self.tally.send_modify(|tally| tally.arrived(Instant::now()));
                 }
                 Some(connection) = swarm.next_connection() => {
                     let met = Met {

@@ -1,7 +1,7 @@
 //! What many peers saw, added up.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cumulet_hyperdht::PeerRecord;
 use serde::Serialize;
@@ -112,6 +112,8 @@ pub struct Summary {
 pub(super) struct Tally {
     /// Peers that have joined the DHT and looked the topic up (and announced themselves) once.
     pub(super) arrived: u64,
+    /// When the last of them had.
+    pub(super) last_arrival: Option<Instant>,
     pub(super) in_ms: Option<u64>,
     came: u64,
     left: u64,
@@ -136,6 +138,11 @@ impl Tally {
         } else {
             self.keys_overflow = true;
         }
+    }
+
+    pub(super) fn arrived(&mut self, now: Instant) {
+        self.arrived += 1;
+        self.last_arrival = Some(now);
     }
 
     pub(super) fn fail(&mut self, why: String) {

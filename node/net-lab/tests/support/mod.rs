@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -167,9 +168,11 @@ impl Js {
         Self::run(Command::from(lab.host(site, host).command("node")), "lab.js")
     }
 
-    /// Starts one in the machine's own network, where it keeps to loopback.
-    pub fn on_loopback() -> Self {
-        Self::run(Command::new("node"), "peer.js")
+    /// Starts one in the machine's own network, where it keeps to this address of loopback.
+    pub fn on_loopback(address: Ipv4Addr) -> Self {
+        let mut node = Command::new("node");
+        node.env("CUMULET_LOOPBACK", address.to_string());
+        Self::run(node, "peer.js")
     }
 
     fn run(mut node: Command, script: &str) -> Self {

@@ -361,8 +361,13 @@ impl Unfinished<'_> {
     }
 
     /// Makes the bytes durable and gives them their name.
-    pub(super) fn finish(mut self) -> Result<(), StorageError> {
+    pub(super) fn finish(self) -> Result<(), StorageError> {
         self.files.sync_held(&self.file, &self.temporary)?;
+        self.put_in_place()
+    }
+
+    /// Gives the bytes their name; neither is durable then.
+    pub(super) fn put_in_place(mut self) -> Result<(), StorageError> {
         self.files.rename(&self.temporary, &self.path)?;
         self.is_named = true;
         Ok(())

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::direct::Unsynced;
 use super::files::Files;
 use super::log::{Batch, Sealed};
 use super::{DiskStorage, StorageError};
@@ -22,6 +23,7 @@ pub struct PendingFlush {
     log: PathBuf,
     generation: u64,
     end: u64,
+    unsynced: Unsynced,
     dropped: Vec<Sealed>,
     hollowed: Vec<Sealed>,
     seals: u64,
@@ -32,7 +34,9 @@ pub struct PendingFlush {
 impl PendingFlush {
     /// Waits for the disk. What came of it is told by the storage, when it is given back.
     pub fn run(&mut self) {
-        let result = self.files.sync_held(&self.file, &self.log);
+        // The log says that the segments are there.
+        let segments = self.unsynced.sync(&self.files);
+        let result = segments.and_then(|()| self.files.sync_held(&self.file, &self.log));
         if result.is_err() {
             self.sync_failed.store(true, Ordering::SeqCst);
         }
@@ -65,6 +69,7 @@ impl DiskStorage {
             log: self.log.clone(),
             generation: self.generation,
             end: self.log_bytes,
+            unsynced: self.take_unsynced(),
             dropped: self.index.dropped.clone(),
             hollowed: self.index.hollowed.clone(),
             seals: self.index.seals,
@@ -82,7 +87,7 @@ impl DiskStorage {
                 self.closed = true;
                 return Err(error);
             }
-            Some(Ok(())) => {}
+            Some(Ok(())) => self.note_synced(&ran.unsynced),
         }
         // A log that took this one's place meanwhile was durable from its start.
         if ran.generation != self.generation {

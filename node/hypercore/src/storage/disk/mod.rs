@@ -3,7 +3,7 @@
 //! Changes go to the log as one batch of records; a batch that a crash tore is cut when the storage is opened, and told by
 //! [`DiskStorage::torn_tail`]. When enough blocks lie in the log, whole subtrees are written as segments (temporary file,
 //! sync, rename, sync of the directory, only then a record in the log), and when most of the log is dead it is written
-//! anew. So an open core costs memory for its head and a small entry per segment, not for its blocks.
+//! anew. What an append in bulk fills goes straight into a segment ([`direct`]). So an open core costs memory for its head and a small entry per segment, not for its blocks.
 //!
 //! Invariants: a block or node is findable either in the log or in a segment at any moment of any crash; files are removed
 //! only after the log that no longer needs them is durable; descriptors are bounded by the shared [`Files`].
@@ -11,6 +11,7 @@
 //! What it does not do: it verifies no hash paths (the core does), and the log is not encrypted (segments are, when a
 //! content key is given).
 
+mod direct;
 mod faults;
 mod files;
 mod flush;
@@ -32,6 +33,7 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
+use self::direct::Direct;
 use self::files::{Held, failed};
 use self::index::Index;
 use self::log::{Batch, BlockPlace, Record, Sealed};
@@ -68,6 +70,9 @@ pub struct Limits {
     pub seal_nodes: usize,
     /// Dead log bytes that are tolerated on top of the live ones before the log is written anew.
     pub dead_bytes: u64,
+    /// A subtree of more bytes than this goes straight into a segment, if an append brings the larger part of it. A smaller
+    /// one will probably be part of a larger segment.
+    pub direct_bytes: u64,
 }
 
 impl Default for Limits {
@@ -78,6 +83,7 @@ impl Default for Limits {
             spill_min_bytes: 64 << 10,
             seal_nodes: 1 << 16,
             dead_bytes: 4 << 20,
+            direct_bytes: 4 << 20,
         }
     }
 }
@@ -141,6 +147,8 @@ pub struct DiskStorage {
     /// Why the last sealing or compaction failed, and the log length at which it is tried again.
     maintenance: Option<(StorageError, u64)>,
     readers: Readers,
+    /// Segments that count, and whose files may not be durable.
+    unsynced: Vec<Sealed>,
 }
 
 impl DiskStorage {
@@ -158,8 +166,7 @@ impl DiskStorage {
             }
         }
         files.forget(&log);
-        let mut index = Index::default();
-        let scan = scan::scan(&files, &log, &discovery_key, |record| index.take(record))?;
+        let (index, scan, unsynced) = direct::read_log(&files, dir, &log, &discovery_key)?;
         if let Some(offset) = scan.damage.filter(|_| !options.salvage) {
             return Err(StorageError::Damaged {
                 what: "a record",
@@ -188,6 +195,7 @@ impl DiskStorage {
             look_again_at: 0,
             maintenance: None,
             readers: Readers::default(),
+            unsynced,
         };
         if !storage.closed {
             storage.cut_tail(scan.file_length)?;
@@ -251,10 +259,7 @@ impl DiskStorage {
     }
 
     fn segment_path(&self, sealed: &Sealed) -> PathBuf {
-        self.dir.join(format!(
-            "segments/{}-{}-{}.seg",
-            sealed.id.level, sealed.id.index, sealed.fork
-        ))
+        segment_path(&self.dir, sealed)
     }
 
     fn sidecar_path(&self, sealed: &Sealed) -> PathBuf {
@@ -375,7 +380,7 @@ impl DiskStorage {
     }
 
     /// Writes changes to the log, and gives the records that the index takes when they are written.
-    fn write(&mut self, changes: Changes) -> Result<Vec<Record>, StorageError> {
+    fn write(&mut self, changes: Changes, direct: &[Direct]) -> Result<Vec<Record>, StorageError> {
         let mut batch = Batch::with_buffer(self.generation, self.files.buffer());
         let bytes: usize = changes.blocks.iter().map(|(_, block)| block.len()).sum();
         let records = changes.blocks.len() + 8;
@@ -405,6 +410,10 @@ impl DiskStorage {
             let place = batch.block(self.log_bytes, index, &block);
             records.push(Record::Block { index, place });
         }
+        for segment in direct {
+            batch.seal(&segment.sealed);
+            records.push(Record::Seal(segment.sealed));
+        }
         if let Some(head) = changes.head {
             batch.head(&head);
             records.push(Record::Head(head));
@@ -421,6 +430,11 @@ impl DiskStorage {
         self.files.give_back(batch.bytes);
         Ok(records)
     }
+}
+
+fn segment_path(dir: &Path, sealed: &Sealed) -> PathBuf {
+    let (id, fork) = (sealed.id, sealed.fork);
+    dir.join(format!("segments/{}-{}-{fork}.seg", id.level, id.index))
 }
 
 impl Storage for DiskStorage {
@@ -458,9 +472,16 @@ impl Storage for DiskStorage {
         if !changes.user_data.is_empty() && self.version < log::USER_DATA_VERSION {
             self.compact()?;
         }
-        for record in self.write(changes)? {
+        let direct = self.direct(&changes)?;
+        self.write_direct(&direct)?;
+        direct::leave_rest(&mut changes, &direct);
+        let records = self
+            .write(changes, &direct)
+            .inspect_err(|_| self.remove_direct(&direct))?;
+        for record in records {
             self.index.take(record);
         }
+        self.unsynced.extend(direct.iter().map(|segment| segment.sealed));
         if let Some(remains) = remains {
             self.readers.add(remains);
         }

@@ -27,7 +27,8 @@ pub(super) struct Scan {
 }
 
 /// Reads a log: every header, and every payload but those of blocks that are known to have been durable. The records of
-/// all whole batches are given to `take`, in order.
+/// all whole batches that begin before `limit` are given to `take`, in order, with where their batch begins if it is not known to
+/// have been durable.
 ///
 /// Twice: which records count is known at the end only, and to keep them until then would take several times the memory
 /// that the index needs.
@@ -35,7 +36,8 @@ pub(super) fn scan(
     files: &Files,
     path: &Path,
     discovery_key: &Hash,
-    take: impl FnMut(Record),
+    limit: u64,
+    take: impl FnMut(Record, Option<u64>),
 ) -> Result<Scan, StorageError> {
     let file_length = files.length(path)?;
     let LogHeader {
@@ -43,8 +45,9 @@ pub(super) fn scan(
     } = read_header(files, path, file_length, discovery_key)?;
     let generation_crc = crc32c::crc32c(&generation.to_le_bytes());
     let mut window = Window::new(files, path, file_length);
-    let survey = survey(&mut window, generation_crc)?;
+    let mut survey = survey(&mut window, generation_crc)?;
     let damaged = survey.bad < file_length && synced_after(&mut window, survey.bad, generation_crc)?;
+    survey.whole = survey.whole.min(limit);
     let end = take_batches(&mut window, generation_crc, &survey, take)?;
     Ok(Scan {
         version,
@@ -119,7 +122,7 @@ fn take_batches(
     window: &mut Window<'_>,
     generation_crc: u32,
     survey: &Survey,
-    mut take: impl FnMut(Record),
+    mut take: impl FnMut(Record, Option<u64>),
 ) -> Result<u64, StorageError> {
     let (mut at, mut end) = (HEADER_BYTES, HEADER_BYTES);
     // Of the batch that may turn out not to be whole.
@@ -139,12 +142,14 @@ fn take_batches(
         }
         at = found.next;
         if durable {
-            take(found.record);
+            take(found.record, None);
         } else {
             unsure.push(found.record);
         }
         if found.last {
-            unsure.drain(..).for_each(&mut take);
+            for record in unsure.drain(..) {
+                take(record, Some(end));
+            }
             end = at;
         }
     }

@@ -250,6 +250,13 @@ impl DiskStorage {
     ///
     /// In pieces: what is live may be more than fits the memory well.
     pub fn compact(&mut self) -> Result<(), StorageError> {
+        // The new log is durable as a whole.
+        let unsynced = self.take_unsynced();
+        if let Err(error) = unsynced.sync(&self.files) {
+            self.closed = true;
+            return Err(error);
+        }
+        self.note_synced(&unsynced);
         let generation = self.generation + 1;
         let header = log::encode_header(generation, &self.discovery_key);
         let mut unfinished = self.files.begin_whole(&self.log)?;

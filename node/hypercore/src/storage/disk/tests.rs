@@ -8,6 +8,7 @@ use super::log::{HEADER_BYTES, RECORD_BYTES};
 use super::*;
 use crate::storage::MemoryStorage;
 
+mod direct;
 mod full_disk;
 mod golden;
 mod model;
@@ -22,6 +23,7 @@ const EAGER: Limits = Limits {
     spill_min_bytes: 8,
     seal_nodes: 0,
     dead_bytes: 64,
+    direct_bytes: u64::MAX,
 };
 
 pub(super) fn open(dir: &TempDir) -> DiskStorage {

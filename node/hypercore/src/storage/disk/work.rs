@@ -9,10 +9,12 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use bytes::Bytes;
 
+use super::direct::Unsynced;
 use super::files::{Files, Unfinished, failed};
 use super::log::{BlockPlace, Sealed};
 use super::seal::damaged;
@@ -32,6 +34,8 @@ const PRESSING_BYTES: u64 = 128 << 20;
 const PRESSING_NODES: usize = 1 << 18;
 /// Bytes that a segment, or a new log, is written in.
 pub(super) const PIECE_BYTES: usize = 256 << 10;
+/// Blocks of this size are written as they are: copying them costs more than a call for each.
+const LONE_BYTES: usize = 32 << 10;
 /// Dead log bytes that are tolerated while there is always something to seal: the log of a core that is written faster
 /// than it is sealed is written anew this seldom.
 const BUSY_DEAD_BYTES: u64 = 512 << 20;
@@ -53,14 +57,32 @@ enum Kind {
         upheavals: u64,
         ran: Option<Result<(), StorageError>>,
     },
+    /// Make segments durable that were written straight away.
+    Sync {
+        files: Files,
+        unsynced: Unsynced,
+        sync_failed: Arc<AtomicBool>,
+        ran: bool,
+    },
     Compact,
 }
 
 impl Work {
     /// Does what can be done without the storage; waits for the disk.
     pub fn run(&mut self) {
-        if let Kind::Seal { jobs, ran, .. } = &mut self.kind {
-            *ran = Some(write_segments(jobs));
+        match &mut self.kind {
+            Kind::Seal { jobs, ran, .. } => *ran = Some(write_segments(jobs)),
+            Kind::Sync {
+                files,
+                unsynced,
+                sync_failed,
+                ran,
+            } => match unsynced.sync(files) {
+                Ok(()) => *ran = true,
+                // As with the log, what was written cannot be trusted any more.
+                Err(_) => sync_failed.store(true, Ordering::SeqCst),
+            },
+            Kind::Compact => {}
         }
     }
 }
@@ -103,7 +125,7 @@ fn fill<'a>(jobs: &'a [SealJob], written: &SyncSender<Written<'a>>) -> Result<()
 }
 
 /// A segment and its sidecar, written and not yet durable.
-struct Written<'a> {
+pub(super) struct Written<'a> {
     segment: Unfinished<'a>,
     sidecar: Unfinished<'a>,
 }
@@ -114,10 +136,16 @@ impl Written<'_> {
         self.segment.finish()?;
         self.sidecar.finish()
     }
+
+    /// Gives them their names, without waiting for the disk.
+    pub(super) fn put_in_place(self) -> Result<(), StorageError> {
+        self.segment.put_in_place()?;
+        self.sidecar.put_in_place()
+    }
 }
 
 #[derive(Debug)]
-enum Source {
+pub(super) enum Source {
     Log(BlockPlace),
     Held(Bytes),
 }
@@ -139,7 +167,7 @@ pub(super) struct SealJob {
 
 impl SealJob {
     /// Writes the segment and its sidecar.
-    fn write(&self) -> Result<Written<'_>, StorageError> {
+    pub(super) fn write(&self) -> Result<Written<'_>, StorageError> {
         let (segment, side) = match &self.cipher {
             None => self.write_plain()?,
             Some(cipher) => self.write_sealed(cipher)?,
@@ -167,6 +195,12 @@ impl SealJob {
         for source in &self.blocks {
             let at = piece.len();
             let crc = match source {
+                Source::Held(bytes) if bytes.len() >= LONE_BYTES => {
+                    unfinished.write(&piece)?;
+                    piece.clear();
+                    unfinished.write(bytes)?;
+                    crc32c::crc32c(bytes)
+                }
                 Source::Held(bytes) => {
                     piece.extend_from_slice(bytes);
                     crc32c::crc32c(bytes)
@@ -247,17 +281,28 @@ impl DiskStorage {
 
     /// What sealing a subtree needs, so that it can be done without the storage.
     pub(super) fn seal_job(&self, id: SegmentId) -> Result<SealJob, StorageError> {
+        let source = |index: u64| match self.index.blocks.get(&index) {
+            Some(place) => Ok(Some(Source::Log(*place))),
+            None => Ok(self.block_of(index)?.map(Source::Held)),
+        };
+        self.job_of(id, source, |index| self.node_of(index))
+    }
+
+    /// As [`DiskStorage::seal_job`], with blocks and nodes from elsewhere.
+    pub(super) fn job_of(
+        &self,
+        id: SegmentId,
+        source: impl Fn(u64) -> Result<Option<Source>, StorageError>,
+        node: impl Fn(u64) -> Result<Option<Node>, StorageError>,
+    ) -> Result<SealJob, StorageError> {
         let mut blocks = Vec::with_capacity(1 << id.level);
         for index in id.blocks() {
             let missing = || damaged("a block that should be held is missing", &self.log, 0);
-            blocks.push(match self.index.blocks.get(&index) {
-                Some(place) => Source::Log(*place),
-                None => Source::Held(self.block_of(index)?.ok_or_else(missing)?),
-            });
+            blocks.push(source(index)?.ok_or_else(missing)?);
         }
         let mut nodes = Vec::with_capacity(2 << id.level);
         for index in flat_tree::left_span(id.node())..=flat_tree::right_span(id.node()) {
-            nodes.extend(self.node_of(index)?);
+            nodes.extend(node(index)?);
         }
         let top = nodes.iter().find(|node| node.index == id.node()).copied();
         let unproven = || damaged("blocks without their subtree's nodes", &self.log, 0);
@@ -289,7 +334,7 @@ impl DiskStorage {
         self.deferred
             && !self.working
             && !self.waits_after_failure()
-            && (self.should_seal() || self.wasted_bytes() > self.limits.dead_bytes)
+            && (self.should_seal() || self.should_sync(true) || self.wasted_bytes() > self.limits.dead_bytes)
     }
 
     fn wasted_bytes(&self) -> u64 {
@@ -314,6 +359,15 @@ impl DiskStorage {
     }
 
     fn due_work(&mut self, quiet: bool, pressing: bool) -> Result<Option<Work>, StorageError> {
+        if self.should_sync(quiet) {
+            let kind = Kind::Sync {
+                files: self.files.clone(),
+                unsynced: self.take_unsynced(),
+                sync_failed: self.sync_failed.clone(),
+                ran: false,
+            };
+            return Ok(Some(Work { kind }));
+        }
         let wasted = self.wasted_bytes();
         if wasted > BUSY_DEAD_BYTES {
             return Ok(Some(Work { kind: Kind::Compact }));
@@ -348,6 +402,12 @@ impl DiskStorage {
         self.working = false;
         let ended = self.check_open().and_then(|()| match work.kind {
             Kind::Compact => self.compact(),
+            Kind::Sync { unsynced, ran, .. } => {
+                if ran {
+                    self.note_synced(&unsynced);
+                }
+                Ok(())
+            }
             Kind::Seal {
                 ran: Some(Err(error)),
                 ..
@@ -358,9 +418,14 @@ impl DiskStorage {
                 jobs,
                 ran: Some(Ok(())),
                 ..
-            } => jobs
-                .iter()
-                .try_for_each(|job| self.count_segment(job.sealed, &job.top)),
+            } => jobs.iter().try_for_each(|job| {
+                // An append may have completed a larger one meanwhile.
+                let covering = self.index.segment_of_block(job.sealed.id.blocks().start);
+                if covering.is_some_and(|sealed| sealed.id.level > job.sealed.id.level) {
+                    return Ok(());
+                }
+                self.count_segment(job.sealed, &job.top)
+            }),
             Kind::Seal { ran: None, .. } => Ok(()),
         });
         self.note_failure(ended.err());

@@ -35,11 +35,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn any_sequence_with_crashes_equals_the_model(
-        steps in proptest::collection::vec(step(), 1..25), eager: bool,
+        steps in proptest::collection::vec(step(), 1..25), eager: bool, direct: bool,
     ) {
         let dir = TempDir::new().unwrap();
         let open = |dir: &TempDir| {
             let limits = if eager { EAGER } else { Limits::default() };
+            let limits = Limits { direct_bytes: if direct { 8 } else { u64::MAX }, ..limits };
             let options = DiskOptions { limits, ..DiskOptions::default() };
             DiskStorage::open(&dir.path().join("core"), DISCOVERY_KEY, options).unwrap()
         };

@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 #[derive(Debug)]
-pub(super) struct Expiring<K, V> {
+pub(crate) struct Expiring<K, V> {
     entries: HashMap<K, (V, u64)>,
     /// Insertions in order of time; those overtaken by a newer insertion of the same key are skipped.
     order: VecDeque<(Instant, u64, K)>,
@@ -15,7 +15,7 @@ pub(super) struct Expiring<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V> Expiring<K, V> {
-    pub(super) fn new(max_len: usize, max_age: Duration) -> Self {
+    pub(crate) fn new(max_len: usize, max_age: Duration) -> Self {
         Self {
             entries: HashMap::new(),
             order: VecDeque::new(),
@@ -25,16 +25,16 @@ impl<K: Hash + Eq + Clone, V> Expiring<K, V> {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    pub(super) fn get(&self, key: &K) -> Option<&V> {
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.entries.get(key).map(|(value, _)| value)
     }
 
     /// Inserts or renews. Returns the keys that had to go.
-    pub(super) fn insert(&mut self, now: Instant, key: K, value: V) -> Vec<K> {
+    pub(crate) fn insert(&mut self, now: Instant, key: K, value: V) -> Vec<K> {
         self.next += 1;
         self.entries.insert(key.clone(), (value, self.next));
         self.order.push_back((now, self.next, key));
@@ -54,7 +54,7 @@ impl<K: Hash + Eq + Clone, V> Expiring<K, V> {
         gone
     }
 
-    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         self.entries.remove(key).map(|(value, _)| value)
     }
 
@@ -67,7 +67,7 @@ impl<K: Hash + Eq + Clone, V> Expiring<K, V> {
     }
 
     /// Drops what is too old; returns the keys.
-    pub(super) fn expire(&mut self, now: Instant) -> Vec<K> {
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<K> {
         let mut gone = Vec::new();
         while self
             .order
