@@ -14,9 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 /// turns of the loop.
 pub(crate) const OUTPUT_BUDGET_BYTES: usize = 4 << 20;
 /// What of it each connection has for itself: a turn's worth on a short path.
-const OWN_OUTPUT_BYTES: usize = 64 << 10;
-/// What all connections may have waiting beyond that: two at full speed on long paths, a hundred on short ones.
-const SHARED_OUTPUT_BYTES: usize = 8 << 20;
+const OWN_OUTPUT_BYTES: usize = 32 << 10;
+/// What all connections may have waiting beyond that: one at full speed on a long path and some on shorter ones.
+const SHARED_OUTPUT_BYTES: usize = 5 << 20;
 /// Frames up to this size need no room: those of all usual blocks.
 const OWN_INPUT_BYTES: usize = 128 << 10;
 /// What all larger frames that are being received may take: one of the largest, and some of usual large blocks.
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn output_beyond_a_connections_own_comes_out_of_what_all_share_and_goes_back() {
         let room = Arc::new(Room::default());
-        let mut hoarders: Vec<Share> = (0..3).map(|_| Share::new(room.clone())).collect();
+        let mut hoarders: Vec<Share> = (0..2).map(|_| Share::new(room.clone())).collect();
         for hoarder in &mut hoarders {
             assert!(hoarder.has_output_room(OWN_OUTPUT_BYTES));
             hoarder.has_output_room(OUTPUT_BUDGET_BYTES);
