@@ -106,7 +106,9 @@ async fn put_devices(
     let keys = wanted.devices.iter().map(|device| {
         parse_key(&device.public_key).ok_or_else(|| {
             let problem = format!("publicKey: {:?} is not 64 hex digits", device.public_key);
-            ProblemResponse::new(StatusCode::UNPROCESSABLE_ENTITY, problem)
+            ProblemResponse::new(StatusCode::UNPROCESSABLE_ENTITY, problem).hint(
+                "nothing was changed; send all devices again, each with the public key that it connects with",
+            )
         })
     });
     node.set_devices(keys.collect::<Result<_, _>>()?).await?;
