@@ -20,9 +20,6 @@ use crate::{
     stream::{Config, Micros, Path, ReadState, SocketId, Stream},
 };
 
-/// Data packets acknowledged together when they arrived in one batch. libudx acknowledges each; its senders pace and
-/// measure by packets delivered, so a few at once change nothing, and a lost acknowledgement is followed by another soon.
-const ACK_EVERY: u32 = 16;
 /// Most bytes of one segmented send: what an IP packet may be before the kernel cuts it.
 const MAX_SEGMENTED: usize = 65_000;
 
@@ -209,7 +206,7 @@ impl StreamShared {
         if packet.header.flags.has(Flags::MESSAGE) {
             self.changed.notify_waiters();
         }
-        if state.stream.unacknowledged() >= ACK_EVERY {
+        if state.stream.acknowledgement_is_due() {
             self.flush(&mut state);
         }
         Arrival::Handled
