@@ -187,7 +187,7 @@ impl Shipper {
         let first = u64::from_le_bytes(discovery.first_chunk().copied().unwrap_or_default());
         let plan = CorePlan::new(self.shared.config.max_lag, self.shared.config.seed ^ first);
         let names = CoreNames::new(discovery);
-        let task = task::CoreTask::new(Arc::clone(&self.shared), source, names, plan);
+        let task = Box::new(task::CoreTask::new(Arc::clone(&self.shared), source, names, plan));
         self.tracker
             .spawn(cancel.run_until_cancelled_owned(task.run(receiver)));
     }

@@ -171,11 +171,13 @@ impl Backup {
         };
         self.shipper.add(Arc::new(CoreSource(core.clone())));
         let (shipper, mut state) = (self.shipper.clone(), core.watch_durable());
-        self.tasks.spawn(cancel.run_until_cancelled_owned(async move {
-            while state.changed().await.is_ok() {
-                shipper.changed(&discovery_key);
-            }
-        }));
+        // In a box, since the future around it would hold it twice, for every core.
+        self.tasks
+            .spawn(cancel.run_until_cancelled_owned(Box::pin(async move {
+                while state.changed().await.is_ok() {
+                    shipper.changed(&discovery_key);
+                }
+            })));
     }
 
     /// Stops shipping a core. What is in the store stays.

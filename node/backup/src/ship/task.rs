@@ -71,7 +71,9 @@ impl CoreTask {
     }
 
     /// Runs until its inputs are closed or it is dropped. Whatever is on its way then is whole in the store or not at all.
-    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+    ///
+    /// In a box: a future holds its arguments twice, so does each future around it, and there is one for every core.
+    pub(super) async fn run(mut self: Box<Self>, mut inputs: mpsc::Receiver<Input>) {
         let mut jobs = Jobs::new();
         loop {
             self.plan.changed(self.source.mark(), self.shared.now());

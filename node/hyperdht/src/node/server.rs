@@ -1,7 +1,7 @@
 //! A listening key: answers handshakes, hands over connections (npm `hyperdht` `lib/server.js`).
 //!
 //! A client sends one Noise message through several relays, and repeats it: this part sees it two or three times
-//! within milliseconds. The answer is remembered under the exact bytes of the message, so that every copy gets the
+//! within milliseconds. The answer is remembered under the hash of the message's exact bytes, so that every copy gets the
 //! same reply and one stream; see rule 31 of HyperDHT's server behaviour. The stream is ordered before the reply.
 
 use std::collections::HashMap;
@@ -39,11 +39,12 @@ const UPGRADE_WAIT: Duration = Duration::from_mins(1);
 
 /// One client's handshake.
 pub(super) struct Slot {
-    noise: Bytes,
+    /// The hash of its message.
+    noise: Hash,
     reply: Bytes,
     remote_id: u32,
     /// Present while the stream waits for the client.
-    waiting: Option<Waiting>,
+    waiting: Option<Box<Waiting>>,
     clear_at: Option<Instant>,
     /// The client is, or is to be, met at this relay; `is_relayed` once it was.
     relay: Option<RelayId>,
@@ -53,7 +54,8 @@ pub(super) struct Slot {
     /// Relayed replies leave from here: the relay then reports this socket's address to the client.
     reply_from: Option<SocketId>,
     pub(super) puncher: Option<PuncherId>,
-    pub(super) secure: Option<SecurePayload>,
+    /// These in boxes: a slot outlives them by ten seconds, on a busy server a thousand times.
+    pub(super) secure: Option<Box<SecurePayload>>,
     /// Highest round of hole punching seen.
     pub(super) round: u64,
     pub(super) pending_punches: Vec<PendingPunch>,
@@ -61,7 +63,7 @@ pub(super) struct Slot {
 
 impl Slot {
     /// Just answered. A refused client has nothing that waits; its reply is kept a while for its repetitions.
-    fn new(noise: Bytes, reply: Bytes, remote_id: u32, waiting: Option<Waiting>, now: Instant) -> Self {
+    fn new(noise: Hash, reply: Bytes, remote_id: u32, waiting: Option<Box<Waiting>>, now: Instant) -> Self {
         Self {
             noise,
             reply,
@@ -87,10 +89,10 @@ impl Slot {
     /// Gets ready for hole punch messages; only while the client is awaited.
     pub(super) fn open_secure(&mut self, local_secret: Hash, puncher: PuncherId) -> Option<()> {
         let waiting = self.waiting.as_ref()?;
-        self.secure = Some(SecurePayload::new(
+        self.secure = Some(Box::new(SecurePayload::new(
             &waiting.handshake.handshake_hash,
             local_secret,
-        ));
+        )));
         self.puncher = Some(puncher);
         Some(())
     }
@@ -119,7 +121,8 @@ pub(super) struct Server {
     options: ServerOptions,
     pub(super) announcer: Announcer,
     pub(super) slots: Vec<Option<Slot>>,
-    by_noise: HashMap<Bytes, usize>,
+    /// Slots by the hash of the client's message.
+    by_noise: HashMap<Hash, usize>,
     /// When the slots are looked at next, if there are any.
     sweep_at: Instant,
     /// Being closed: no new handshakes.
@@ -277,7 +280,7 @@ impl Node {
         };
         let known = entry
             .by_noise
-            .get(noise)
+            .get(&hash(&[noise]))
             .and_then(|slot| entry.slots.get(*slot)?.as_ref());
         let reply = if let Some(slot) = known {
             self.counters.handshakes_repeated += 1;
@@ -345,16 +348,17 @@ impl Node {
         };
         let reply = Bytes::from(reply);
         let waiting = match (stream, handshake.finish()) {
-            (Some(stream), Ok(handshake)) => Some(Waiting {
+            (Some(stream), Ok(handshake)) => Some(Box::new(Waiting {
                 stream,
                 handshake,
                 until: now + CLIENT_WAIT,
-            }),
+            })),
             _ => None,
         };
-        let slot = Slot::new(noise.clone(), reply.clone(), remote_id, waiting, now);
+        let id = hash(&[noise]);
+        let slot = Slot::new(id, reply.clone(), remote_id, waiting, now);
         let entry = self.servers.get_mut(&server)?;
-        entry.by_noise.insert(noise.clone(), index);
+        entry.by_noise.insert(id, index);
         *entry.slots.get_mut(index)? = Some(slot);
         if !accepted {
             return Some((reply, None));
@@ -397,7 +401,7 @@ impl Node {
         };
         let Some(Waiting {
             stream, handshake, ..
-        }) = slot.waiting.take()
+        }) = slot.waiting.take().map(|waiting| *waiting)
         else {
             return;
         };
@@ -657,7 +661,7 @@ mod tests {
             sweep_at: start,
             closing: false,
         };
-        let noise = |number: usize| Bytes::from(number.to_le_bytes().to_vec());
+        let noise = |number: usize| hash(&[&number.to_le_bytes()]);
         for number in 0..MAX_SLOTS + 10 {
             let now = start + Duration::from_millis(number as u64);
             let index = server.free_slot(now).unwrap();
@@ -669,7 +673,7 @@ mod tests {
         assert!(!server.by_noise.contains_key(&noise(9)) && server.by_noise.contains_key(&noise(10)));
         // Those that are still awaited keep theirs.
         for slot in server.slots.iter_mut().flatten() {
-            slot.waiting = Some(Waiting {
+            slot.waiting = Some(Box::new(Waiting {
                 stream: 1,
                 handshake: HandshakeResult {
                     tx: [0; 32],
@@ -679,7 +683,7 @@ mod tests {
                     is_initiator: false,
                 },
                 until: start,
-            });
+            }));
         }
         assert!(server.free_slot(start).is_none());
     }

@@ -53,7 +53,7 @@ impl Drop for UdxStream {
         let shared = &self.control.shared;
         let now = shared.now();
         shared.with(|state| {
-            if state.relay.is_some() {
+            if state.relay().is_some() {
                 state.stream.destroy_silently();
             } else {
                 state.stream.detach(now);
@@ -298,6 +298,7 @@ impl StreamControl {
     pub fn stats(&self) -> StreamStats {
         let state = self.shared.lock();
         let (counters, estimates) = (state.stream.counters(), state.stream.estimates());
+        let (relayed_packets, relayed_bytes) = state.relayed();
         let time = |micros: Option<u64>| Duration::from_micros(micros.unwrap_or(0));
         StreamStats {
             rtt: time(estimates.rtt),
@@ -312,8 +313,8 @@ impl StreamControl {
             packets_received: counters.packets_received,
             retransmits: counters.retransmits,
             timeouts: counters.timeouts,
-            relayed_packets: state.relayed_packets,
-            relayed_bytes: state.relayed_bytes,
+            relayed_packets,
+            relayed_bytes,
         }
     }
 }
