@@ -7,6 +7,14 @@ use crate::{bbr::Lost, clock::Micros, ranges::RangeSet};
 
 /// Buffers larger than this are given back when they run empty.
 const KEEP_CAPACITY: usize = 64 * 1024;
+/// An empty queue of at most this many bytes, or packets, is given back as well: thousands of streams say little, and seldom.
+const FEW_BYTES: usize = 1024;
+const FEW_PACKETS: usize = 8;
+
+/// Whether an empty buffer of this capacity is not kept for what comes next.
+pub(crate) fn is_given_back(capacity: usize) -> bool {
+    capacity > KEEP_CAPACITY || capacity <= FEW_BYTES
+}
 
 /// Written bytes, from the first unacknowledged one on. Offsets count from the stream's first byte.
 #[derive(Debug, Default)]
@@ -55,7 +63,7 @@ impl SendBuffer {
         let n = offset.saturating_sub(self.start) as usize;
         self.bytes.drain(..n);
         self.start += n as u64;
-        if self.bytes.is_empty() && self.bytes.capacity() > KEEP_CAPACITY {
+        if self.bytes.is_empty() && is_given_back(self.bytes.capacity()) {
             self.bytes = VecDeque::new();
         }
     }
@@ -226,6 +234,11 @@ impl Scoreboard {
         if self.sent.is_empty() {
             self.order.clear();
             self.lost.clear();
+            if self.sent.capacity() <= FEW_PACKETS {
+                self.sent = VecDeque::new();
+                self.order = VecDeque::new();
+                self.lost = VecDeque::new();
+            }
         }
     }
 
