@@ -108,7 +108,7 @@ impl Side {
     fn poll(&mut self) {
         while let Some(event) = self.mux.poll_event().expect("an honest peer breaks nothing") {
             match event {
-                MuxEvent::Requested(request) => self.requests.push(request),
+                MuxEvent::Requested(request) => self.requests.push(*request),
                 MuxEvent::Opened { channel, .. } => assert!(self.open.contains(&channel)),
                 MuxEvent::Message { channel, payload, .. } => {
                     assert!(

@@ -120,7 +120,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
                 [Side::Js, Side::Ours]
             };
             for side in order {
-                let measured = rows::measure(&places, *row, side)
+                let measured = rows::measure(&places, *row, side, round as u64)
                     .await
                     .with_context(|| format!("{}, {side:?}", row.name()))?;
                 for value in measured {

@@ -34,8 +34,9 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// A path between whoever first speaks to its left port and the right side at `right_peer`.
-    pub(crate) fn start(profile: Profile, right_peer: u16) -> Result<Self> {
+    /// A path between whoever first speaks to its left port and the right side at `right_peer`. With the same `seed` it loses the
+    /// same packets.
+    pub(crate) fn start(profile: Profile, right_peer: u16, seed: u64) -> Result<Self> {
         let bind = || -> std::io::Result<StdSocket> {
             let socket = StdSocket::bind("127.0.0.1:0")?;
             socket.set_nonblocking(true)?;
@@ -54,7 +55,7 @@ impl Route {
             runtime.block_on(async move {
                 tokio::select! {
                     _ = stopped => {}
-                    result = carry(profile, left, right, right_peer) => {
+                    result = carry([Direction::new(profile, seed), Direction::new(profile, !seed)], left, right, right_peer) => {
                         if let Err(error) = result { eprintln!("the path broke: {error}"); }
                     }
                 }
@@ -82,10 +83,13 @@ impl Direction {
     }
 
     fn take(&mut self, datagram: &[u8]) {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        let chance = f64::from((self.random >> 32) as u32) / f64::from(u32::MAX);
+        // splitmix64: any seed will do, also for the first packets.
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        let chance = f64::from((mixed >> 32) as u32) / f64::from(u32::MAX);
         let now = Instant::now();
         let start = self.free_at.max(now);
         if chance < self.profile.loss || start - now > self.profile.queue {
@@ -107,11 +111,16 @@ impl Direction {
     }
 }
 
-async fn carry(profile: Profile, left: StdSocket, right: StdSocket, right_peer: u16) -> std::io::Result<()> {
+async fn carry(
+    directions: [Direction; 2],
+    left: StdSocket,
+    right: StdSocket,
+    right_peer: u16,
+) -> std::io::Result<()> {
     let (left, right) = (UdpSocket::from_std(left)?, UdpSocket::from_std(right)?);
     let right_peer = SocketAddr::from(([127, 0, 0, 1], right_peer));
     let mut left_peer = None;
-    let (mut to_right, mut to_left) = (Direction::new(profile, 0x9e37), Direction::new(profile, 0x79b9));
+    let [mut to_right, mut to_left] = directions;
     let (mut from_left, mut from_right) = (vec![0; 2048], vec![0; 2048]);
     loop {
         let next = to_right.next().into_iter().chain(to_left.next()).min();

@@ -124,7 +124,8 @@ fn less(name: &'static str, unit: &'static str, value: f64) -> Measured {
     }
 }
 
-pub(crate) async fn measure(places: &Places, row: Row, side: Side) -> Result<Vec<Measured>> {
+/// What a lossy path loses depends on the round: in one round both sides lose the same of their packets, in the next others.
+pub(crate) async fn measure(places: &Places, row: Row, side: Side, round: u64) -> Result<Vec<Measured>> {
     let path = match row {
         Row::Loopback => return loopback(places, side).await,
         Row::SetUp => return set_up(places, side).await,
@@ -137,7 +138,7 @@ pub(crate) async fn measure(places: &Places, row: Row, side: Side) -> Result<Vec
         Row::LosingPath => long_path(0.01),
         Row::BadPath => long_path(0.02),
     };
-    let stream = stream(places, side, PATH_BYTES, Some(path)).await?;
+    let stream = stream(places, side, PATH_BYTES, Some((path, round))).await?;
     Ok(vec![more(row.name(), "MiB/s", stream.speed)])
 }
 
@@ -157,10 +158,12 @@ struct Streamed {
     receiver_cpu: f64,
 }
 
-async fn stream(places: &Places, side: Side, bytes: u32, path: Option<Profile>) -> Result<Streamed> {
+async fn stream(places: &Places, side: Side, bytes: u32, path: Option<(Profile, u64)>) -> Result<Streamed> {
     let mut receiver = Program::start(places, side, "udx", &["receive"])?;
     let port = u16::try_from(receiver.next().await?.as_u64().context("no port")?)?;
-    let route = path.map(|profile| Route::start(profile, port)).transpose()?;
+    let route = path
+        .map(|(profile, seed)| Route::start(profile, port, seed))
+        .transpose()?;
     let port = route.as_ref().map_or(port, |route| route.left);
     let arguments = ["send", &port.to_string(), &bytes.to_string()];
     let mut sender = Program::start(places, side, "udx", &arguments)?;

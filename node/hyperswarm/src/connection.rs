@@ -82,10 +82,7 @@ impl Transport {
     /// Waits until the peer has sent something, without taking it. False: it is gone, or can not be asked.
     pub(crate) async fn heard(&self) -> bool {
         match self {
-            Self::Udx(stream) => {
-                let mut sources = stream.control().sources();
-                sources.wait_for(Option::is_some).await.is_ok()
-            }
+            Self::Udx(stream) => stream.control().first_packet().await.is_some(),
             Self::Tcp(stream) => matches!(stream.get_ref().peek(&mut [0]).await, Ok(1..)),
             Self::WebSocket(stream) => stream.get_ref().heard().await,
         }

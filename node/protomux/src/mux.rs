@@ -1,6 +1,7 @@
 //! The multiplexer: frames in, events out; messages in, frames out.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use cumulet_encoding::{DecodeError, Reader};
@@ -39,7 +40,7 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The remote opened a channel that we have not: answer it.
-    Requested(Request),
+    Requested(Box<Request>),
     /// Both sides have opened the channel.
     Opened {
         /// The channel.
@@ -170,7 +171,7 @@ impl Mux {
         if self.table.opened(&name).is_some() {
             return Err(OpenError::AlreadyOpen);
         }
-        let (channel, local_id, unclaimed) = self.table.insert(name);
+        let (channel, local_id, unclaimed) = self.table.insert(Arc::new(name));
         if let Err(error) =
             self.output
                 .push(CONTROL, OPEN, &[&encode_open(local_id, protocol, id, handshake)])
@@ -439,21 +440,21 @@ impl Mux {
         self.serials.insert(remote_id, serial);
         self.unclaimed += 1;
         self.buffered_bytes += charged_bytes;
-        self.events.push_back(Event::Requested(Request {
+        self.events.push_back(Event::Requested(Box::new(Request {
             remote_id,
             serial,
             protocol: name.protocol.clone(),
             id: name.id.clone(),
             handshake: handshake.clone(),
-        }));
+        })));
         let unclaimed = Unclaimed {
             remote_id,
-            name,
+            name: Arc::new(name),
             handshake,
             messages: Vec::new(),
             charged_bytes,
         };
-        self.table.insert_unclaimed(remote_id, unclaimed);
+        self.table.insert_unclaimed(remote_id, Box::new(unclaimed));
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Which ids and names are in use, in both directions.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -16,7 +17,7 @@ pub(crate) struct Name {
 /// A channel that we opened and have not closed.
 #[derive(Debug)]
 pub(crate) struct Channel {
-    pub(crate) name: Name,
+    pub(crate) name: Arc<Name>,
     pub(crate) local_id: u64,
     /// None until the remote's Open is known.
     pub(crate) remote_id: Option<u64>,
@@ -26,7 +27,7 @@ pub(crate) struct Channel {
 #[derive(Debug)]
 pub(crate) struct Unclaimed {
     pub(crate) remote_id: u64,
-    pub(crate) name: Name,
+    pub(crate) name: Arc<Name>,
     pub(crate) handshake: Bytes,
     pub(crate) messages: Vec<(u64, Bytes)>,
     pub(crate) charged_bytes: usize,
@@ -35,7 +36,8 @@ pub(crate) struct Unclaimed {
 #[derive(Debug)]
 pub(crate) enum RemoteSlot {
     Free,
-    Unclaimed(Unclaimed),
+    /// In a box, since most slots are open: they are the memory of a connection that has many channels.
+    Unclaimed(Box<Unclaimed>),
     Open(ChannelId),
 }
 
@@ -44,7 +46,7 @@ pub(crate) enum LocalSlot {
     Free,
     Open(ChannelId),
     /// Closed before the remote's Open came; reserved until it comes, or a Reject.
-    Closing(Name),
+    Closing(Arc<Name>),
 }
 
 /// What an Open of the remote meets.
@@ -69,7 +71,7 @@ pub(crate) struct Table {
     local: Vec<LocalSlot>,
     free: Vec<u64>,
     remote: Vec<RemoteSlot>,
-    names: HashMap<Name, Peers>,
+    names: HashMap<Arc<Name>, Box<Peers>>,
     next_channel: u64,
 }
 
@@ -79,7 +81,7 @@ impl Table {
     }
 
     /// A new local channel, paired with the first unclaimed Open of its name if there is one.
-    pub(crate) fn insert(&mut self, name: Name) -> (ChannelId, u64, Option<Unclaimed>) {
+    pub(crate) fn insert(&mut self, name: Arc<Name>) -> (ChannelId, u64, Option<Box<Unclaimed>>) {
         let channel = ChannelId(self.next_channel);
         self.next_channel += 1;
         // Last freed first, as JavaScript does, so that ids stay small.
@@ -159,7 +161,7 @@ impl Table {
         open.map_or(Pairing::Closed, Pairing::Open)
     }
 
-    pub(crate) fn insert_unclaimed(&mut self, remote_id: u64, unclaimed: Unclaimed) {
+    pub(crate) fn insert_unclaimed(&mut self, remote_id: u64, unclaimed: Box<Unclaimed>) {
         self.names
             .entry(unclaimed.name.clone())
             .or_default()
@@ -169,7 +171,7 @@ impl Table {
         self.replace_remote(remote_id, RemoteSlot::Unclaimed(unclaimed));
     }
 
-    pub(crate) fn remove_unclaimed(&mut self, remote_id: u64) -> Option<Unclaimed> {
+    pub(crate) fn remove_unclaimed(&mut self, remote_id: u64) -> Option<Box<Unclaimed>> {
         if !matches!(self.remote_slot(remote_id), Some(RemoteSlot::Unclaimed(_))) {
             return None;
         }
@@ -217,7 +219,7 @@ impl Table {
 
     pub(crate) fn unclaimed_mut(&mut self, remote_id: u64) -> Option<&mut Unclaimed> {
         match self.remote.get_mut(index(remote_id)) {
-            Some(RemoteSlot::Unclaimed(unclaimed)) => Some(unclaimed),
+            Some(RemoteSlot::Unclaimed(unclaimed)) => Some(unclaimed.as_mut()),
             _ => None,
         }
     }
@@ -248,7 +250,7 @@ impl Table {
     fn forget_if_unused(&mut self, name: &Name) {
         let unused =
             |peers: &Peers| peers.opened.is_none() && peers.incoming.is_empty() && peers.outgoing.is_empty();
-        if self.names.get(name).is_some_and(unused) {
+        if self.names.get(name).is_some_and(|peers| unused(peers)) {
             self.names.remove(name);
         }
     }

@@ -14,7 +14,7 @@ use std::{
     ops::Range,
 };
 
-use crate::ranges::RangeSet;
+use crate::{ranges::RangeSet, send::is_given_back};
 
 /// What is held besides the window, twice: once so that a reader which keeps up advertises a window that stands still (as
 /// libudx does), once for packets sent before the window shrank. Never more than the window itself.
@@ -23,8 +23,6 @@ const SLACK: usize = 64 * 1024;
 const MAX_AHEAD: u64 = 65_536;
 /// Bookkeeping of one held packet, counted like bytes so that many tiny packets are bounded too.
 const HELD_OVERHEAD: usize = 96;
-/// Unread buffers larger than this are given back when they run empty.
-const KEEP_CAPACITY: usize = 64 * 1024;
 
 #[derive(Debug)]
 struct Held {
@@ -140,7 +138,7 @@ impl Receiver {
         let second = back.len().min(into.len() - first);
         into[first..first + second].copy_from_slice(&back[..second]);
         self.unread.drain(..first + second);
-        if self.unread.is_empty() && self.unread.capacity() > KEEP_CAPACITY {
+        if self.unread.is_empty() && is_given_back(self.unread.capacity()) {
             self.unread = VecDeque::new();
         }
         first + second

@@ -3,10 +3,18 @@
 
 use std::{collections::VecDeque, ops::Range};
 
-use crate::{clock::Micros, ranges::RangeSet};
+use crate::{bbr::Lost, clock::Micros, ranges::RangeSet};
 
 /// Buffers larger than this are given back when they run empty.
 const KEEP_CAPACITY: usize = 64 * 1024;
+/// An empty queue of at most this many bytes, or packets, is given back as well: thousands of streams say little, and seldom.
+const FEW_BYTES: usize = 1024;
+const FEW_PACKETS: usize = 8;
+
+/// Whether an empty buffer of this capacity is not kept for what comes next.
+pub(crate) fn is_given_back(capacity: usize) -> bool {
+    capacity > KEEP_CAPACITY || capacity <= FEW_BYTES
+}
 
 /// Written bytes, from the first unacknowledged one on. Offsets count from the stream's first byte.
 #[derive(Debug, Default)]
@@ -55,7 +63,7 @@ impl SendBuffer {
         let n = offset.saturating_sub(self.start) as usize;
         self.bytes.drain(..n);
         self.start += n as u64;
-        if self.bytes.is_empty() && self.bytes.capacity() > KEEP_CAPACITY {
+        if self.bytes.is_empty() && is_given_back(self.bytes.capacity()) {
             self.bytes = VecDeque::new();
         }
     }
@@ -102,6 +110,9 @@ pub(crate) struct Sent {
     pub(crate) delivered_at: Micros,
     pub(crate) delivered: u64,
     pub(crate) app_limited: bool,
+    /// Packets in flight with it, and lost before it (modulo 2^32).
+    pub(crate) flew: u32,
+    pub(crate) lost_before: u32,
 }
 
 /// Every packet between the peer's acknowledgement and our next number.
@@ -117,6 +128,8 @@ pub(crate) struct Scoreboard {
     in_flight: u32,
     sacked_count: u32,
     sacked_bytes: usize,
+    /// Losses of packets that were no probes, modulo 2^32.
+    lost_count: u32,
 }
 
 impl Scoreboard {
@@ -130,6 +143,7 @@ impl Scoreboard {
             in_flight: 0,
             sacked_count: 0,
             sacked_bytes: 0,
+            lost_count: 0,
         }
     }
 
@@ -171,16 +185,23 @@ impl Scoreboard {
 
     pub(crate) fn push(&mut self, packet: Sent) {
         self.order.push_back((self.next(), packet.sent_at));
-        self.sent.push_back(packet);
         self.in_flight += 1;
+        self.sent.push_back(Sent {
+            flew: self.in_flight,
+            lost_before: self.lost_count,
+            ..packet
+        });
     }
 
     /// A packet that was lost (or, for a tail loss probe, still flies) leaves again.
     pub(crate) fn resend(&mut self, seq: u64, update: impl FnOnce(&mut Sent)) {
+        let (lost_before, flew) = (self.lost_count, self.in_flight + 1);
         let Some(packet) = self.get_mut(seq) else { return };
         let was = packet.fate;
         packet.fate = Fate::InFlight;
         packet.retransmitted = true;
+        packet.lost_before = lost_before;
+        packet.flew = flew;
         update(packet);
         let at = packet.sent_at;
         if was != Fate::InFlight {
@@ -213,6 +234,11 @@ impl Scoreboard {
         if self.sent.is_empty() {
             self.order.clear();
             self.lost.clear();
+            if self.sent.capacity() <= FEW_PACKETS {
+                self.sent = VecDeque::new();
+                self.order = VecDeque::new();
+                self.lost = VecDeque::new();
+            }
         }
     }
 
@@ -253,20 +279,27 @@ impl Scoreboard {
         None
     }
 
-    /// Marks a packet lost; it waits to be sent again. Its padding is dropped. Returns whether it was a probe.
-    pub(crate) fn mark_lost(&mut self, seq: u64) -> bool {
-        let Some(packet) = self.get_mut(seq) else {
-            return false;
-        };
+    /// Marks a packet lost; it waits to be sent again. Its padding is dropped. Returns what was lost since it was sent, and nothing if
+    /// it was a probe.
+    pub(crate) fn mark_lost(&mut self, seq: u64) -> Option<Lost> {
+        let packet = self.get_mut(seq)?;
         if packet.fate != Fate::InFlight {
-            return false;
+            return None;
         }
         packet.fate = Fate::Lost;
         let probe = std::mem::take(&mut packet.probe);
         packet.padding = 0;
+        let (flew, lost_before) = (packet.flew, packet.lost_before);
         self.in_flight -= 1;
         self.lost.push_back(seq);
-        probe
+        if probe {
+            return None;
+        }
+        self.lost_count = self.lost_count.wrapping_add(1);
+        Some(Lost {
+            since_sent: self.lost_count.wrapping_sub(lost_before),
+            flew,
+        })
     }
 
     /// Counts a retransmission timeout of a packet; returns how many it had before.
@@ -323,6 +356,8 @@ mod tests {
             delivered_at: 0,
             delivered: 0,
             app_limited: false,
+            flew: 0,
+            lost_before: 0,
         }
     }
 

@@ -267,14 +267,7 @@ async fn a_stream_moves_to_another_socket_and_id_in_the_middle_of_a_transfer() {
         left.write_all(b"from the new place").await.expect("write");
         let mut last = [0; 18];
         right.read_exact(&mut last).await.expect("read");
-        assert_eq!(
-            right
-                .sources()
-                .borrow()
-                .as_ref()
-                .map(|source| source.socket.clone()),
-            Some(other_socket)
-        );
+        assert_eq!(right.source().map(|source| source.socket), Some(other_socket));
     })
     .await;
 }

@@ -130,6 +130,9 @@ impl Cell {
 
     pub(crate) fn remove_peer(&mut self, peer: PeerId, now: Instant) {
         self.links.remove(&peer);
+        if self.links.is_empty() {
+            self.links = HashMap::new();
+        }
         self.replicator.remove_peer(peer, &mut self.replica, now);
         self.stats.peers = self.links.len();
     }

@@ -188,7 +188,7 @@ impl Replicator {
             return false;
         };
         let early = |peer: &Peer| peer.seek_after.is_some_and(|after| now < after);
-        if self.seeks.is_empty() || self.peers.get(&id).is_none_or(early) {
+        if self.seeks.is_empty() || self.peers.get(&id).is_none_or(|peer| early(peer)) {
             return false;
         }
         let open = self.seeks.iter().filter(|(_, asked)| asked.is_none());

@@ -146,7 +146,8 @@ pub enum Event {
 /// The replication state of one core. See the module.
 #[derive(Debug)]
 pub struct Replicator {
-    peers: BTreeMap<PeerId, Peer>,
+    /// In boxes: a node of this map has room for eleven of them, and most cores have one peer or none.
+    peers: BTreeMap<PeerId, Box<Peer>>,
     downloading: bool,
     next_request: u64,
     /// By number, so oldest first.
@@ -215,7 +216,7 @@ impl Replicator {
         if self.frozen {
             return;
         }
-        self.peers.insert(id, Peer::new());
+        self.peers.insert(id, Box::new(Peer::new()));
         self.send_sync(id, core);
         let contiguous = core.contiguous_length();
         if contiguous > 0 {
@@ -258,6 +259,21 @@ impl Replicator {
         }
         self.outputs.retain(|(to, _)| *to != id);
         self.schedule(core, now);
+        if self.peers.is_empty() {
+            self.give_room_back();
+        }
+    }
+
+    /// Nobody is here any more: what grew for peers would stay as it is, in each of thousands of cores that are open for when somebody
+    /// comes.
+    fn give_room_back(&mut self) {
+        self.peers = BTreeMap::new();
+        if self.in_flight.is_empty() {
+            self.in_flight = BTreeMap::new();
+        }
+        self.blocks_in_flight.shrink_to_fit();
+        self.outputs.shrink_to_fit();
+        self.events.shrink_to_fit();
     }
 
     /// Peers whose channel is open.

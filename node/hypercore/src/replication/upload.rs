@@ -24,7 +24,7 @@ impl Replicator {
             let refused = peer.delayed.front().is_some_and(|(due, _)| *due <= now);
             refused || !peer.uploads.is_empty() || !peer.pushes.is_empty()
         };
-        !self.frozen && self.peers.get(&id).is_some_and(waits)
+        !self.frozen && self.peers.get(&id).is_some_and(|peer| waits(peer))
     }
 
     /// The answer to the next request of a peer. The driver asks when the peer's connection has room: that is what

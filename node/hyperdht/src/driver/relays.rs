@@ -193,10 +193,5 @@ impl Relays {
 
 /// Waits for a packet of the stream from elsewhere than the relay; `None` if it closes first.
 async fn heard_elsewhere(control: &StreamControl, relay: SocketAddr) -> Option<Source> {
-    let mut sources = control.sources();
-    let direct = |source: &Option<Source>| source.as_ref().is_some_and(|source| source.address != relay);
-    tokio::select! {
-        source = sources.wait_for(direct) => source.ok().and_then(|source| source.clone()),
-        _ = control.closed() => None,
-    }
+    control.heard(|source| source.address != relay).await
 }

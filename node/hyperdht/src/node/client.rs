@@ -17,6 +17,9 @@ use crate::messages::{self, Firewall, NoisePayload, RelayThrough, Udx, command, 
 use crate::rpc::{Ask, QueryId, QuerySpec, Reply, RequestId};
 use crate::{ConnectError, Hash, SocketId};
 
+/// How long a way that led to the peer before is tried alone: what RFC 8305 gives the first of several addresses. Asking everybody
+/// at once would cost others ten times the packets, for nothing as long as the way still holds.
+const HEAD_START: Duration = Duration::from_millis(250);
 /// Relays tried at a time.
 const PARALLEL: usize = 3;
 /// How long an open client waits for the server to come.
@@ -42,6 +45,8 @@ struct Established {
     result: HandshakeResult,
     payload: NoisePayload,
     remote_id: u32,
+    /// Whom we had asked.
+    asked: SocketAddrV4,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "independent facts of one attempt")]
@@ -50,8 +55,8 @@ pub(super) struct Connect {
     pub(super) target: Hash,
     key_pair: KeyPair,
     ephemeral_seed: Hash,
-    /// Our payload and first Noise message, made when the first relay is asked; every relay gets the same.
-    first: Option<(Vec<u8>, Bytes)>,
+    /// The handshake after our first message, and that message, made when the first relay is asked; every relay gets the same.
+    first: Option<(Box<Handshake>, Bytes)>,
     /// What we said about our reachability in it.
     open: bool,
     stream: u32,
@@ -69,6 +74,10 @@ pub(super) struct Connect {
     /// This is the connection to a relay.
     dialled_for: Option<RelayId>,
     query: Option<QueryId>,
+    /// Only the way that worked before is tried until then.
+    alone_until: Option<Instant>,
+    /// The way that worked before was too slow, or led nowhere.
+    is_detour: bool,
     /// Searches still allowed after this one.
     searches_left: u32,
     found: bool,
@@ -83,18 +92,20 @@ pub(super) struct Connect {
 impl Connect {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let punch = self.punch.as_ref().and_then(ClientPunch::poll_timeout);
-        [self.passive_until, punch].into_iter().flatten().min()
+        let alone = self.alone_until.filter(|_| self.established.is_none());
+        [self.passive_until, punch, alone].into_iter().flatten().min()
     }
 
-    /// The handshake as it stands after our first message. Made anew for each reply: garbage from one relay must not
-    /// spoil the reply of another.
-    fn handshake(&self) -> Handshake {
-        Handshake::ik_initiator(
+    /// The handshake after a first message with this payload, and the message.
+    fn begin_handshake(&self, payload: &[u8]) -> Option<(Box<Handshake>, Bytes)> {
+        let mut handshake = Handshake::ik_initiator(
             self.key_pair.clone(),
             self.ephemeral_seed,
             self.public_key,
             &prologue(),
-        )
+        );
+        let message = handshake.write(payload).ok()?;
+        Some((Box::new(handshake), message.into()))
     }
 }
 
@@ -126,8 +137,13 @@ impl Node {
         let connect = ConnectId(self.fresh_id());
         let offer = self.choose_relay(&request.relay_through);
         let target = hash(&[&request.public_key]);
-        let mut candidates = request.relay_addresses;
-        candidates.extend(self.known_routes.get(&request.public_key).into_iter().flatten());
+        let mut candidates = self
+            .known_routes
+            .get(&request.public_key)
+            .cloned()
+            .unwrap_or_default();
+        let has_worked = !candidates.is_empty();
+        candidates.extend(request.relay_addresses);
         candidates.extend(self.store.forward(&target).map(|forward| forward.relay));
         let mut seen = HashSet::new();
         candidates.retain(|address| address.port() != 0 && seen.insert(*address));
@@ -150,6 +166,8 @@ impl Node {
             is_relayed: false,
             dialled_for,
             query: None,
+            alone_until: has_worked.then(|| now + HEAD_START),
+            is_detour: false,
             searches_left: u32::from(!candidates.is_empty()),
             found: !candidates.is_empty(),
             waiting: candidates.iter().copied().collect(),
@@ -160,8 +178,24 @@ impl Node {
         };
         self.connects.insert(connect, entry);
         self.ask_relays(now, connect);
-        self.search(now, connect, candidates);
+        if !has_worked {
+            self.search(now, connect, candidates);
+        }
         Some(connect)
+    }
+
+    /// The way that worked before has had its chance: tries everything.
+    fn widen(&mut self, now: Instant, connect: ConnectId) {
+        let Some(entry) = self.connects.get_mut(&connect) else {
+            return;
+        };
+        if entry.alone_until.take().is_none() || entry.established.is_some() {
+            return;
+        }
+        entry.is_detour = true;
+        let nodes = entry.tried.iter().chain(&entry.waiting).copied().collect();
+        self.ask_relays(now, connect);
+        self.search(now, connect, nodes);
     }
 
     fn search(&mut self, now: Instant, connect: ConnectId, nodes: Vec<SocketAddrV4>) {
@@ -211,7 +245,8 @@ impl Node {
         if entry.established.is_some() {
             return;
         }
-        while entry.asking.len() < PARALLEL && entry.tried.len() < MAX_RELAYS {
+        let parallel = if entry.alone_until.is_some() { 1 } else { PARALLEL };
+        while entry.asking.len() < parallel && entry.tried.len() < MAX_RELAYS {
             let Some(relay) = entry.waiting.pop_front() else {
                 break;
             };
@@ -238,10 +273,10 @@ impl Node {
                     ..NoisePayload::default()
                 }
                 .encode();
-                let Ok(noise) = entry.handshake().write(&payload) else {
+                entry.first = entry.begin_handshake(&payload);
+                if entry.first.is_none() {
                     return;
-                };
-                entry.first = Some((payload, noise.into()));
+                }
             }
             let noise = entry.first.as_ref().map(|(_, noise)| noise.clone());
             let value = messages::Handshake {
@@ -311,6 +346,7 @@ impl Node {
         let noise = handshake.as_ref().and_then(|message| message.noise.as_ref());
         let opened = noise.and_then(|noise| Self::open_reply(entry, noise));
         let (Some(reply), Some(message), Some((result, payload))) = (reply, handshake, opened) else {
+            self.widen(now, connect);
             self.ask_relays(now, connect);
             self.check_exhausted(now, connect);
             return;
@@ -332,6 +368,7 @@ impl Node {
             result,
             payload,
             remote_id,
+            asked,
         });
         let query = entry.query.take();
         let requests: Vec<RequestId> = entry.asking.drain().map(|(request, _)| request).collect();
@@ -341,9 +378,9 @@ impl Node {
     }
 
     fn open_reply(entry: &Connect, noise: &[u8]) -> Option<(HandshakeResult, NoisePayload)> {
-        let mut handshake = entry.handshake();
-        let (payload, _) = entry.first.as_ref()?;
-        handshake.write(payload).ok()?;
+        // A copy: garbage from one relay must not spoil the reply of another.
+        let (handshake, _) = entry.first.as_ref()?;
+        let mut handshake = handshake.clone();
         let payload = NoisePayload::decode(&handshake.read(noise).ok()?).ok()?;
         Some((handshake.finish().ok()?, payload))
     }
@@ -600,12 +637,20 @@ impl Node {
             result,
             payload,
             remote_id,
+            asked,
         }) = entry.established
         else {
             return;
         };
         let routes = payload.relay_addresses.filter(|addresses| !addresses.is_empty());
-        let routes = routes.unwrap_or_else(|| entry.tried.iter().take(PARALLEL).copied().collect());
+        let was_told = routes.is_some();
+        let mut routes = routes.unwrap_or_else(|| entry.tried.iter().take(PARALLEL).copied().collect());
+        if entry.is_detour || !was_told {
+            // The first is tried alone the next time.
+            routes.retain(|route| *route != asked);
+            routes.insert(0, asked);
+        }
+        routes.truncate(MAX_RELAYS);
         self.known_routes.insert(now, entry.public_key, routes);
         if let (true, Some(relay)) = (entry.is_relayed, entry.relay) {
             self.move_relayed(relay, socket, remote_id, to);
@@ -658,8 +703,12 @@ impl Node {
             .map(|(connect, _)| *connect)
             .collect();
         for connect in due {
-            let passive = self.connects.get(&connect).and_then(|entry| entry.passive_until);
-            if passive.is_some_and(|until| until <= now) {
+            let entry = self.connects.get(&connect);
+            let passive = entry.and_then(|entry| entry.passive_until);
+            let alone = entry.and_then(|entry| entry.alone_until);
+            if alone.is_some_and(|until| until <= now) {
+                self.widen(now, connect);
+            } else if passive.is_some_and(|until| until <= now) {
                 if let Some(entry) = self.connects.get_mut(&connect) {
                     entry.passive_until = None;
                 }

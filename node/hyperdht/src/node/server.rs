@@ -32,6 +32,8 @@ const CLEAR_WAIT: Duration = Duration::from_secs(10);
 const CLIENT_WAIT: Duration = Duration::from_secs(10);
 /// Handshakes remembered per server. Each is a few hundred bytes and lives 10 to 20 s.
 const MAX_SLOTS: usize = 1_024;
+/// How exactly those waits are kept. To look at a thousand handshakes after every packet would take longer than the packet.
+const SWEEP_EVERY: Duration = Duration::from_millis(250);
 /// How long a relayed client may take to find the direct way: the longest strategy of punching, and some.
 const UPGRADE_WAIT: Duration = Duration::from_mins(1);
 
@@ -77,6 +79,11 @@ impl Slot {
         }
     }
 
+    /// Nothing comes of it any more, and it holds nothing.
+    fn is_over(&self) -> bool {
+        self.waiting.is_none() && self.relay.is_none() && self.puncher.is_none()
+    }
+
     /// Gets ready for hole punch messages; only while the client is awaited.
     pub(super) fn open_secure(&mut self, local_secret: Hash, puncher: PuncherId) -> Option<()> {
         let waiting = self.waiting.as_ref()?;
@@ -113,20 +120,16 @@ pub(super) struct Server {
     pub(super) announcer: Announcer,
     pub(super) slots: Vec<Option<Slot>>,
     by_noise: HashMap<Bytes, usize>,
+    /// When the slots are looked at next, if there are any.
+    sweep_at: Instant,
     /// Being closed: no new handshakes.
     closing: bool,
 }
 
 impl Server {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let slots = self.slots.iter().flatten();
-        let waits = slots.filter_map(|slot| {
-            slot.waiting
-                .as_ref()
-                .map(|waiting| waiting.until)
-                .or(slot.clear_at)
-        });
-        waits.chain(self.announcer.poll_timeout()).min()
+        let sweep = (!self.slots.is_empty()).then_some(self.sweep_at);
+        sweep.into_iter().chain(self.announcer.poll_timeout()).min()
     }
 
     /// The record that a node keeps of a listening key: no addresses, since the node itself is the way.
@@ -138,15 +141,28 @@ impl Server {
         .encode()
     }
 
-    fn free_slot(&mut self) -> Option<usize> {
+    /// A place for one more handshake. When all are taken, that of the connection that came about first is: its reply is remembered
+    /// for copies of its handshake alone, which come within a second or not at all.
+    fn free_slot(&mut self, now: Instant) -> Option<usize> {
+        if self.slots.is_empty() {
+            self.sweep_at = now + SWEEP_EVERY;
+        }
         if let Some(free) = self.slots.iter().position(Option::is_none) {
             return Some(free);
         }
-        if self.slots.len() >= MAX_SLOTS {
-            return None;
+        if self.slots.len() < MAX_SLOTS {
+            self.slots.push(None);
+            return Some(self.slots.len() - 1);
         }
-        self.slots.push(None);
-        Some(self.slots.len() - 1)
+        let over = self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            let slot = slot.as_ref().filter(|slot| slot.is_over())?;
+            Some((slot.clear_at?, index))
+        });
+        let (_, index) = over.min()?;
+        if let Some(slot) = self.slots.get_mut(index)?.take() {
+            self.by_noise.remove(&slot.noise);
+        }
+        Some(index)
     }
 }
 
@@ -177,6 +193,7 @@ impl Node {
             announcer,
             slots: Vec::new(),
             by_noise: HashMap::new(),
+            sweep_at: now,
             closing: false,
         };
         self.servers.insert(server, entry);
@@ -302,7 +319,7 @@ impl Node {
         {
             return None;
         }
-        let index = entry.free_slot()?;
+        let index = entry.free_slot(now)?;
         let error = match (payload.version, payload.udx) {
             (1, Some(_)) => error_code::NONE,
             (1, None) => error_code::ABORTED,
@@ -585,6 +602,10 @@ impl Node {
             if entry.announcer.poll_timeout().is_some_and(|at| at <= now) {
                 announcers.push(*id);
             }
+            if entry.slots.is_empty() || entry.sweep_at > now {
+                continue;
+            }
+            entry.sweep_at = now + SWEEP_EVERY;
             for (index, place) in entry.slots.iter_mut().enumerate() {
                 let Some(slot) = place else { continue };
                 if slot.waiting.as_ref().is_some_and(|waiting| waiting.until <= now) {
@@ -614,5 +635,52 @@ impl Node {
         for server in announcers {
             self.announcer_timeout(now, server);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_many_connect_to_takes_the_place_of_those_that_came_first() {
+        let (start, key_pair) = (Instant::now(), KeyPair::from_seed([1; 32]));
+        let mut server = Server {
+            target: hash(&[key_pair.public_key()]),
+            announcer: Announcer::new(SigningKey::from_bytes(key_pair.seed())),
+            key_pair,
+            options: ServerOptions::default(),
+            slots: Vec::new(),
+            by_noise: HashMap::new(),
+            sweep_at: start,
+            closing: false,
+        };
+        let noise = |number: usize| Bytes::from(number.to_le_bytes().to_vec());
+        for number in 0..MAX_SLOTS + 10 {
+            let now = start + Duration::from_millis(number as u64);
+            let index = server.free_slot(now).unwrap();
+            assert_eq!(index, number % MAX_SLOTS);
+            server.slots[index] = Some(Slot::new(noise(number), Bytes::new(), 0, None, now));
+            server.by_noise.insert(noise(number), index);
+        }
+        assert_eq!(server.by_noise.len(), MAX_SLOTS);
+        assert!(!server.by_noise.contains_key(&noise(9)) && server.by_noise.contains_key(&noise(10)));
+        // Those that are still awaited keep theirs.
+        for slot in server.slots.iter_mut().flatten() {
+            slot.waiting = Some(Waiting {
+                stream: 1,
+                handshake: HandshakeResult {
+                    tx: [0; 32],
+                    rx: [0; 32],
+                    handshake_hash: [0; 64],
+                    remote_public_key: [0; 32],
+                    is_initiator: false,
+                },
+                until: start,
+            });
+        }
+        assert!(server.free_slot(start).is_none());
     }
 }

@@ -179,6 +179,59 @@ fn noise_of(datagram: &[u8], wanted: u64) -> Option<Bytes> {
         .filter(|noise| noise.len() > 40)
 }
 
+/// Connects once more and waits for it; returns whom the client's first messages went to, and how long it took.
+fn meet_again(sim: &mut Sim, client: usize, server: usize) -> (Vec<SocketAddrV4>, Duration) {
+    let (begun, before) = (sim.now, sim.accepted(server));
+    let connected = |sim: &Sim| {
+        let events = sim.hosts[client].events.iter();
+        events
+            .filter(|event| matches!(event, Event::Connected { .. }))
+            .count()
+    };
+    // The server may have spoken before its reply is here.
+    let number = connected(sim);
+    sim.hosts[client].sent.clear();
+    connect(sim, client, 1);
+    let met = sim.run_until(SOON, |sim| {
+        sim.accepted(server) > before && connected(sim) > number
+    });
+    assert!(met, "{:?}", failure(sim, client));
+    let sent = sim.hosts[client].sent.iter();
+    let asked = sent.filter(|transmit| noise_of(&transmit.data, mode::FROM_CLIENT).is_some());
+    (asked.map(|transmit| transmit.to).collect(), sim.now - begun)
+}
+
+#[test]
+fn the_way_that_led_to_a_peer_before_is_tried_alone_and_when_it_is_gone_another_soon() {
+    for seed in 0..4 {
+        let mut sim = Sim::dht(seed, 12);
+        let (client, open, hidden) = (sim.public(), sim.public(), sim.behind(NatKind::Consistent));
+        meet(&mut sim, client, open, SOON).unwrap();
+        sim.run(SOON);
+        let itself = sim.hosts[open].address;
+        assert_eq!(meet_again(&mut sim, client, open).0, [itself], "seed {seed}");
+
+        let mut sim = Sim::dht(seed, 12);
+        assert_eq!((sim.public(), sim.public()), (client, open));
+        assert_eq!(sim.behind(NatKind::Consistent), hidden);
+        meet(&mut sim, client, hidden, SOON).unwrap();
+        sim.run(SOON);
+        let (asked, took) = meet_again(&mut sim, client, hidden);
+        assert_eq!(asked.len(), 1, "seed {seed}: {asked:?}");
+        assert!(took < Duration::from_millis(250), "seed {seed}: {took:?}");
+        let relay = sim.hosts.iter().position(|host| host.address == asked[0]);
+        sim.leave(relay.unwrap());
+        let (around, took) = meet_again(&mut sim, client, hidden);
+        assert!(
+            around.len() > 1 && around[0] == asked[0],
+            "seed {seed}: {around:?}"
+        );
+        assert!(took < Duration::from_millis(600), "seed {seed}: {took:?}");
+        let (then, _) = meet_again(&mut sim, client, hidden);
+        assert!(then.len() == 1 && then != asked, "seed {seed}: {then:?}");
+    }
+}
+
 #[test]
 fn copies_of_one_handshake_get_one_reply_and_one_stream() {
     let mut sim = Sim::dht(3, 12);

@@ -7,19 +7,18 @@ use std::time::{Duration, Instant};
 
 use cumulet_protomux::{ChannelId, Event};
 use cumulet_udx::{Endpoint, StreamControl, StreamOptions, UdxStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::control::{Control, ControlError, Peer};
 use super::meter::{Meter, PacketHook};
+use super::orders::Orders;
 use super::policy::Policy;
 use super::server::{Counters, Limits, LinkId, Output, Refusal, Server, SessionId};
 use super::{PAIR, PROTOCOL, Pair, UNPAIR, Unpair};
 use crate::Key;
 
-/// Answers on their way to one connection. A peer has at most 16 requests waiting; one that reads none of their answers goes.
-const ORDER_QUEUE: usize = 64;
 /// How long a peer may take to open its channel.
 const OPEN_WAIT: Duration = Duration::from_secs(15);
 
@@ -55,16 +54,9 @@ pub enum ServeError {
     Silent,
 }
 
-#[derive(Debug)]
-enum Order {
-    /// In a box: a channel makes room for 32 orders as soon as it exists.
-    Answer(Box<Pair>),
-    Close,
-}
-
 struct State {
     server: Server,
-    sessions: HashMap<SessionId, mpsc::Sender<Order>>,
+    sessions: HashMap<SessionId, Arc<Orders>>,
     links: BTreeMap<LinkId, [StreamControl; 2]>,
 }
 
@@ -137,12 +129,12 @@ impl Relay {
     /// [`ServeError::Refused`] at once if it is not admitted. The peer's own way of ending is an error too, and no
     /// reason for alarm.
     pub async fn serve(&self, peer: Peer) -> Result<(), ServeError> {
-        let (orders, mut queue) = mpsc::channel(ORDER_QUEUE);
+        let orders = Arc::new(Orders::default());
         let identity = peer.identity;
         let session = {
             let mut state = self.shared.lock();
             let session = state.server.open(identity)?;
-            state.sessions.insert(session, orders);
+            state.sessions.insert(session, orders.clone());
             session
         };
         // However this ends, also by being dropped, the session does.
@@ -157,10 +149,10 @@ impl Relay {
         loop {
             tokio::select! {
                 () = self.shared.cancel.cancelled() => break,
-                order = queue.recv() => match (order, channel) {
-                    (Some(Order::Answer(pair)), Some(channel)) => control.send(channel, PAIR, &pair.encode()),
-                    (Some(Order::Answer(_)), None) => {}
-                    (Some(Order::Close) | None, _) => break,
+                answer = orders.next() => match (answer, channel) {
+                    (Some(pair), Some(channel)) => control.send(channel, PAIR, &pair.encode()),
+                    (Some(_), None) => {}
+                    (None, _) => break,
                 },
                 event = control.next() => {
                     if self.on_event(session, &identity, event?, (&mut control, &mut channel)) {
@@ -286,9 +278,11 @@ impl Shared {
                     None => state.server.link_ended(link),
                 },
                 Output::Answer { session, pair } => {
-                    let queue = state.sessions.get(&session);
-                    if queue.is_some_and(|queue| queue.try_send(Order::Answer(Box::new(pair))).is_err()) {
-                        // It reads nothing: dropping its queue ends it.
+                    if let Some(orders) = state.sessions.get(&session)
+                        && !orders.answer(pair)
+                    {
+                        // It reads nothing.
+                        orders.close();
                         state.sessions.remove(&session);
                     }
                 }
@@ -299,8 +293,8 @@ impl Shared {
                     self.quiet.notify_waiters();
                 }
                 Output::Close(session) => {
-                    if let Some(queue) = state.sessions.remove(&session) {
-                        let _ = queue.try_send(Order::Close);
+                    if let Some(orders) = state.sessions.remove(&session) {
+                        orders.close();
                     }
                 }
             }
@@ -392,6 +386,5 @@ mod tests {
     fn serving_a_connection_that_says_nothing_holds_no_buffer() {
         let size = size_of_future(Relay::serve);
         assert!(size <= 3_072, "{size} bytes for each connection");
-        assert!(size_of::<Order>() <= 16, "a channel holds 32 of them");
     }
 }

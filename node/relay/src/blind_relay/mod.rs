@@ -22,6 +22,7 @@ mod control;
 mod driver;
 mod messages;
 mod meter;
+mod orders;
 mod policy;
 mod server;
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod symmetric;
 
 pub use dh::KeyPair;
 
+use dh::CheckedKey;
 use symmetric::{SymmetricState, TAG_BYTES};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -106,8 +107,11 @@ impl std::fmt::Debug for HandshakeResult {
 
 /// One side of one handshake.
 ///
+/// A clone goes on from the same place by itself: for several candidates for the other side's next message. Of clones only one may write.
+///
 /// Alternate [`write`](Self::write) and [`read`](Self::read) until [`is_finished`](Self::is_finished), then call
 /// [`finish`](Self::finish).
+#[derive(Clone)]
 pub struct Handshake {
     pattern: Pattern,
     is_initiator: bool,
@@ -117,6 +121,8 @@ pub struct Handshake {
     local_ephemeral: KeyPair,
     remote_static: Option<[u8; 32]>,
     remote_ephemeral: Option<[u8; 32]>,
+    /// The static and the ephemeral key, once they were checked: each is used twice.
+    checked: [Option<CheckedKey>; 2],
 }
 
 impl Handshake {
@@ -173,6 +179,7 @@ impl Handshake {
             local_ephemeral: KeyPair::from_seed(ephemeral_seed),
             remote_static,
             remote_ephemeral: None,
+            checked: [None; 2],
         }
     }
 
@@ -322,12 +329,16 @@ impl Handshake {
         } else {
             &self.local_static
         };
-        let remote = if remote {
-            self.remote_ephemeral
+        let (key, checked) = if remote {
+            (self.remote_ephemeral, &mut self.checked[1])
         } else {
-            self.remote_static
+            (self.remote_static, &mut self.checked[0])
         };
-        let shared = local.dh(&remote.ok_or(NoiseError::Unfinished)?)?;
+        let remote = match *checked {
+            Some(checked) => checked,
+            None => *checked.insert(CheckedKey::new(&key.ok_or(NoiseError::Unfinished)?)?),
+        };
+        let shared = local.dh_checked(&remote)?;
         self.symmetric.mix_key(&*shared);
         Ok(())
     }

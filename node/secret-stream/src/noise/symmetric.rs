@@ -13,7 +13,7 @@ use super::NoiseError;
 /// Bytes of the authentication tag that follows each encrypted field.
 pub(super) const TAG_BYTES: usize = 16;
 
-#[derive(Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub(super) struct SymmetricState {
     hash: [u8; 64],
     chaining_key: [u8; 64],

@@ -91,10 +91,11 @@ impl Endpoint {
     /// Registers a stream: from now on packets for its id are accepted, before `connect` as well.
     /// Must be called inside a tokio runtime.
     pub fn create_stream(&self, options: StreamOptions) -> Result<UdxStream, CreateStreamError> {
+        let mut streams = self.inner.streams.write().unwrap_or_else(PoisonError::into_inner);
+        // With the table locked: `close` tells those that are in it.
         if self.inner.cancel.is_cancelled() {
             return Err(CreateStreamError::Closed);
         }
-        let mut streams = self.inner.streams.write().unwrap_or_else(PoisonError::into_inner);
         if streams.len() >= MAX_STREAMS {
             return Err(CreateStreamError::Full);
         }
@@ -118,9 +119,7 @@ impl Endpoint {
         let stream = StreamShared::new(&self.inner, config, options.firewall);
         slot.insert(stream.clone());
         drop(streams);
-        self.inner
-            .tasks
-            .spawn(shared::run(self.inner.clone(), stream.clone()));
+        self.inner.tasks.spawn(shared::run(stream.clone()));
         Ok(UdxStream::new(stream))
     }
 
@@ -136,6 +135,7 @@ impl Endpoint {
     /// Destroys every stream, closes every socket and waits until their tasks have ended.
     pub async fn close(&self) {
         self.inner.cancel.cancel();
+        self.inner.kick_streams();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
     }
@@ -145,6 +145,12 @@ impl EndpointInner {
     /// The one clock: microseconds since the endpoint was made.
     pub(super) fn now(&self) -> Micros {
         self.started.elapsed().as_micros() as Micros
+    }
+
+    /// Has each stream's task look. Instead of a wait for the end in every one of them, which would cost each stream memory.
+    fn kick_streams(&self) {
+        let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner);
+        streams.values().for_each(|stream| stream.kick());
     }
 
     /// The clock's moment as the runtime's.

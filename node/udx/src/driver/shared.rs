@@ -5,21 +5,21 @@ use std::{
     collections::VecDeque,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Waker,
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::{ConnectError, Firewall, Socket, Source, endpoint::EndpointInner};
 use crate::{
     packet::{self, Flags, Packet},
-    stream::{Closed, Config, Micros, Path, ReadState, SocketId, Stream},
+    stream::{Config, Micros, Path, ReadState, SocketId, Stream},
 };
 
-/// Data packets acknowledged together when they arrived in one batch. libudx acknowledges each; its senders pace and
-/// measure by packets delivered, so a few at once change nothing, and a lost acknowledgement is followed by another soon.
-const ACK_EVERY: u32 = 16;
 /// Most bytes of one segmented send: what an IP packet may be before the kernel cuts it.
 const MAX_SEGMENTED: usize = 65_000;
 
@@ -32,9 +32,10 @@ pub(super) struct StreamShared {
     state: Mutex<State>,
     /// Wakes the timer task.
     kick: Notify,
-    pub(super) messages: Notify,
-    pub(super) sources: watch::Sender<Option<Source>>,
-    pub(super) closed: watch::Sender<Option<Closed>>,
+    /// Wakes whoever waits for a message, for packets from elsewhere, or for the end, and looks then.
+    pub(super) changed: Notify,
+    /// Not in the state: two streams that relay into each other look at it, each holding its own lock.
+    is_closed: AtomicBool,
     me: Weak<Self>,
 }
 
@@ -50,6 +51,8 @@ pub(super) struct State {
     parked: VecDeque<Parked>,
     /// When the timer task will look by itself.
     armed: Micros,
+    /// Where the newest accepted packet came from.
+    pub(super) source: Option<Source>,
     pub(super) relay: Option<Arc<Relay>>,
     /// Streams that relay into this one; they end with it.
     relayed_from: Vec<Weak<StreamShared>>,
@@ -129,6 +132,7 @@ impl StreamShared {
             closer: None,
             parked: VecDeque::new(),
             armed: Micros::MAX,
+            source: None,
             relay: None,
             relayed_from: Vec::new(),
             relayed_packets: 0,
@@ -139,9 +143,8 @@ impl StreamShared {
             endpoint: endpoint.clone(),
             state: Mutex::new(state),
             kick: Notify::new(),
-            messages: Notify::new(),
-            sources: watch::Sender::new(None),
-            closed: watch::Sender::new(None),
+            changed: Notify::new(),
+            is_closed: AtomicBool::new(false),
             me: me.clone(),
         })
     }
@@ -192,21 +195,18 @@ impl StreamShared {
         if connected != Some(source.socket.id()) && !state.firewall.admits(source) {
             return Arrival::Dropped;
         }
-        self.sources.send_if_modified(|newest| {
-            let news = newest.as_ref() != Some(source);
-            if news {
-                *newest = Some(source.clone());
-            }
-            news
-        });
+        if state.source.as_ref() != Some(source) {
+            state.source = Some(source.clone());
+            self.changed.notify_waiters();
+        }
         if let Some(relay) = &state.relay {
             return Arrival::Relayed(relay.clone());
         }
         state.stream.receive(now, &packet, datagram.len());
         if packet.header.flags.has(Flags::MESSAGE) {
-            self.messages.notify_one();
+            self.changed.notify_waiters();
         }
-        if state.stream.unacknowledged() >= ACK_EVERY {
+        if state.stream.acknowledgement_is_due() {
             self.flush(&mut state);
         }
         Arrival::Handled
@@ -241,12 +241,9 @@ impl StreamShared {
         wake(&mut state.reader, state.stream.read_state() != ReadState::Pending);
         wake(&mut state.writer, closed.is_some() || state.stream.is_writable());
         wake(&mut state.closer, closed.is_some() || state.stream.is_finished());
-        let just_closed = closed.is_some()
-            && self
-                .closed
-                .send_if_modified(|old| std::mem::replace(old, closed) != closed);
+        let just_closed = closed.is_some() && !self.is_closed.swap(true, Ordering::AcqRel);
         if just_closed {
-            self.messages.notify_waiters();
+            self.changed.notify_waiters();
             for stream in state.relayed_from.drain(..).filter_map(|stream| stream.upgrade()) {
                 // Its lock may be held by whoever closes us; its own task does it.
                 stream.kick.notify_one();
@@ -304,6 +301,11 @@ impl StreamShared {
             state.add_socket(socket);
             Ok(())
         })
+    }
+
+    /// Has the timer task look at everything again.
+    pub(super) fn kick(&self) {
+        self.kick.notify_one();
     }
 
     pub(super) fn relay_to(&self, to: &Arc<Self>, allow: Option<Allow>) {
@@ -442,34 +444,37 @@ impl State {
 
     /// The target of our relay is gone.
     fn relay_broken(&self) -> bool {
-        self.relay
-            .as_ref()
-            .is_some_and(|relay| relay.to.upgrade().is_none_or(|to| to.closed.borrow().is_some()))
+        self.relay.as_ref().is_some_and(|relay| {
+            relay
+                .to
+                .upgrade()
+                .is_none_or(|to| to.is_closed.load(Ordering::Acquire))
+        })
     }
 }
 
 /// The stream's timer task: ends when its id can be forgotten.
-pub(super) async fn run(endpoint: Arc<EndpointInner>, shared: Arc<StreamShared>) {
-    let sleep = tokio::time::sleep_until(endpoint.instant(0));
+pub(super) async fn run(shared: Arc<StreamShared>) {
+    let sleep = tokio::time::sleep_until(shared.endpoint.instant(0));
     tokio::pin!(sleep);
     loop {
         let (deadline, done) = shared.tick();
         if done {
             break;
         }
+        if shared.endpoint.cancel.is_cancelled() {
+            shared.destroy();
+            break;
+        }
         if let Some(at) = deadline {
-            sleep.as_mut().reset(endpoint.instant(at));
+            sleep.as_mut().reset(shared.endpoint.instant(at));
         }
         tokio::select! {
-            () = endpoint.cancel.cancelled() => {
-                shared.destroy();
-                break;
-            }
             () = shared.kick.notified() => {}
             () = sleep.as_mut(), if deadline.is_some() => {}
         }
     }
-    endpoint.forget(shared.id);
+    shared.endpoint.forget(shared.id);
 }
 
 impl StreamShared {

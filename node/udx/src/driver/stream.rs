@@ -10,14 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::watch,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     ConnectError, MessageError, Socket, Source, StreamStats,
-    shared::{Allow, StreamShared},
+    shared::{Allow, State, StreamShared},
 };
 use crate::stream::{Closed, ReadState};
 
@@ -206,18 +203,36 @@ impl StreamControl {
     /// Waits for the first packet that the firewall let through, and says where it came from: a server then
     /// connects the stream to it. `None` if the stream closed first. Cancel safe.
     pub async fn first_packet(&self) -> Option<Source> {
-        let mut sources = self.sources();
-        let mut closed = self.shared.closed.subscribe();
-        tokio::select! {
-            source = sources.wait_for(Option::is_some) => source.ok().and_then(|source| source.clone()),
-            _ = closed.wait_for(Option::is_some) => None,
+        self.heard(|_| true).await
+    }
+
+    /// Waits until the newest accepted packet came from a place that is `wanted`, and says from where: lets the owner see that a
+    /// new path works before it drops the old one. `None` if the stream closed first. Cancel safe.
+    pub async fn heard(&self, mut wanted: impl FnMut(&Source) -> bool) -> Option<Source> {
+        self.watch(|state| {
+            let source = state.source.as_ref().filter(|source| wanted(source)).cloned();
+            let over = source.is_some() || state.stream.closed().is_some();
+            over.then_some(source)
+        })
+        .await
+    }
+
+    /// Looks at the state now and after every change, until there is an answer.
+    async fn watch<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(answer) = look(&mut self.shared.lock()) {
+                return answer;
+            }
+            changed.await;
         }
     }
 
-    /// The place the newest accepted packet came from; changes only when another place speaks. Lets the owner see that a
-    /// new path works before it drops the old one.
-    pub fn sources(&self) -> watch::Receiver<Option<Source>> {
-        self.shared.sources.subscribe()
+    /// The place the newest accepted packet came from.
+    pub fn source(&self) -> Option<Source> {
+        self.shared.lock().source.clone()
     }
 
     /// Queues one unreliable message; it may be empty. Fails when it does not fit one packet, or when not connected.
@@ -247,21 +262,12 @@ impl StreamControl {
 
     /// The next unreliable message; `None` once the stream is closed. Cancel safe.
     pub async fn recv_message(&self) -> Option<Bytes> {
-        loop {
-            let arrived = self.shared.messages.notified();
-            tokio::pin!(arrived);
-            arrived.as_mut().enable();
-            {
-                let mut state = self.shared.lock();
-                if let Some(message) = state.stream.recv_message() {
-                    return Some(message);
-                }
-                if state.stream.closed().is_some() {
-                    return None;
-                }
-            }
-            arrived.await;
-        }
+        self.watch(|state| {
+            let message = state.stream.recv_message();
+            let over = message.is_some() || state.stream.closed().is_some();
+            over.then_some(message)
+        })
+        .await
     }
 
     /// Forwards every packet that arrives for this stream verbatim to where `to` sends to, rewriting only the id.
@@ -281,15 +287,10 @@ impl StreamControl {
     /// Waits until the stream is closed: `Ok` if both sides ended (or we destroyed it), else why it broke
     /// (`ConnectionReset`: the peer destroyed it; `TimedOut`: the peer stopped answering).
     pub async fn closed(&self) -> io::Result<()> {
-        let mut closed = self.shared.closed.subscribe();
-        let reason = closed
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|reason| *reason);
+        let reason = self.watch(|state| state.stream.closed()).await;
         match reason {
-            Some(reason @ (Closed::Reset | Closed::TimedOut)) => Err(broken(reason)),
-            Some(Closed::Ended | Closed::Destroyed) | None => Ok(()),
+            Closed::Reset | Closed::TimedOut => Err(broken(reason)),
+            Closed::Ended | Closed::Destroyed => Ok(()),
         }
     }
 

@@ -2,12 +2,20 @@
 
 use bytes::Bytes;
 
-use super::{AckBatch, Closed, MAX_MESSAGES, Micros, Stream};
+use super::{AckBatch, Closed, MAX_MESSAGES, Micros, Stream, extended};
 use crate::{
     bbr::{AckSample, RateSample, Recovery},
     packet::{Flags, Packet, expand},
     send::{Fate, Sent},
 };
+
+/// Packets acknowledged together at most. libudx acknowledges each; its senders pace and measure by packets delivered, so a few
+/// at once change nothing, and a lost acknowledgement is followed by another soon.
+const ACK_EVERY: u32 = 16;
+/// The first packets of a stream, each of which is acknowledged for itself: nothing but the acknowledgements of its first flight
+/// moves the peer on, and it has no estimate of the round trip time yet to notice soon that the only one was lost. (TCP's receivers do
+/// so too at the beginning of a connection.)
+const ACKED_SINGLY: u64 = 64;
 
 impl Stream {
     /// Takes a packet for this stream; `datagram_len` is its whole length.
@@ -74,9 +82,14 @@ impl Stream {
         self.unacknowledged += 1;
     }
 
-    /// Data packets received since an acknowledgement last left.
-    pub fn unacknowledged(&self) -> u32 {
-        self.unacknowledged
+    /// Whether an acknowledgement should leave before more packets are taken, also when they arrived together: whoever hands in
+    /// a batch calls [`poll_transmit`](Self::poll_transmit) whenever this says so, and at the end.
+    pub fn acknowledgement_is_due(&self) -> bool {
+        self.unacknowledged >= if self.acknowledges_singly() { 1 } else { ACK_EVERY }
+    }
+
+    fn acknowledges_singly(&self) -> bool {
+        self.receiver.next() - extended(self.config.initial_ack) <= ACKED_SINGLY
     }
 
     fn receive_ack(&mut self, now: Micros, seq: u64, packet: &Packet<'_>) {
@@ -233,6 +246,7 @@ impl Stream {
             total_delivered: self.delivery.delivered,
             acked: batch.delivered,
             lost: batch.lost,
+            worst: batch.worst,
             in_flight: self.board.in_flight(),
             rate: self.rate_sample(now, &batch),
             rtt: batch.rtt,
@@ -259,5 +273,90 @@ impl Stream {
             interval,
             ..newest
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::{Config, Path, SocketId};
+
+    const RTT: Micros = 100_000;
+
+    /// Two connected ends, and the datagrams that the first sends at once.
+    fn first_flight() -> (Stream, Stream, Vec<Vec<u8>>) {
+        let connected = |id: u32| {
+            let mut stream = Stream::new(Config::new(id), 0);
+            let address = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
+            let socket = SocketId(0);
+            assert!(stream.connect(0, Path { socket, address }, id ^ 1));
+            stream
+        };
+        let (mut sender, receiver) = (connected(0), connected(1));
+        assert_eq!(sender.write(&vec![7; 60_000]), 60_000);
+        let flight = drain(&mut sender, 0);
+        (sender, receiver, flight)
+    }
+
+    fn drain(stream: &mut Stream, now: Micros) -> Vec<Vec<u8>> {
+        let mut datagrams = Vec::new();
+        loop {
+            let mut datagram = Vec::new();
+            if stream.poll_transmit(now, &mut datagram).is_none() {
+                return datagrams;
+            }
+            datagrams.push(datagram);
+        }
+    }
+
+    /// What a receiver answers to datagrams that it gets together, as the driver hands them in.
+    fn answers(receiver: &mut Stream, now: Micros, datagrams: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let mut answers = Vec::new();
+        for datagram in datagrams {
+            receiver.receive(now, &Packet::decode(datagram).unwrap(), datagram.len());
+            if receiver.acknowledgement_is_due() {
+                answers.extend(drain(receiver, now));
+            }
+        }
+        answers.extend(drain(receiver, now));
+        answers
+    }
+
+    #[test]
+    fn a_stream_goes_on_after_a_round_trip_although_the_first_acknowledgement_is_lost() {
+        let (mut sender, mut receiver, flight) = first_flight();
+        let answers = answers(&mut receiver, RTT / 2, &flight);
+        assert!(answers.len() >= flight.len(), "{} answers", answers.len());
+        for answer in &answers[1..] {
+            sender.receive(RTT, &Packet::decode(answer).unwrap(), answer.len());
+        }
+        assert!(drain(&mut sender, RTT).len() >= flight.len());
+    }
+
+    #[test]
+    fn later_packets_that_arrive_together_are_acknowledged_together() {
+        let (mut sender, mut receiver, mut flight) = first_flight();
+        let (mut now, mut sent, mut answered) = (0, 0, 0);
+        while !flight.is_empty() {
+            now += RTT;
+            let answers = answers(&mut receiver, now, &flight);
+            if !receiver.acknowledges_singly() {
+                sent += flight.len();
+                answered += answers.len();
+            }
+            for answer in &answers {
+                sender.receive(now, &Packet::decode(answer).unwrap(), answer.len());
+            }
+            sender.write(&vec![7; 60_000]);
+            flight = if sent < 1000 {
+                drain(&mut sender, now)
+            } else {
+                Vec::new()
+            };
+        }
+        assert!(
+            answered * 8 < sent,
+            "{answered} acknowledgements of {sent} packets"
+        );
     }
 }
