@@ -135,6 +135,8 @@ const commands = {
   },
 
   async disconnect() {
+    // What the other side has dialled may not have come in yet.
+    await until(() => streams.size > 0, 'a connection to end')
     for (const stream of [...streams]) stream.destroy()
     await until(() => streams.size === 0, 'disconnect')
     return {}

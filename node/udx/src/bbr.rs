@@ -3,9 +3,10 @@
 //!
 //! Sources: Cardwell et al., "BBR: Congestion-Based Congestion Control" (ACM Queue 2016); draft-cardwell-iccrg-bbr-00;
 //! draft-cheng-iccrg-delivery-rate-estimation for the samples. Gains and windows are those of libudx, so that
-//! both behave alike on a shared bottleneck. Two things differ, for long paths that lose packets at random:
+//! both behave alike on a shared bottleneck. Three things differ:
 //! - Startup neither holds still nor shrinks for losses; it ends when more than a tenth of a round is lost.
-//! - ProbeRTT goes down to half of what fills the path, as version 3 does, not to four packets.
+//! - `ProbeRTT` goes down to half of what fills the path, as version 3 does, not to four packets.
+//! - Where a queue overflows, the bounds of version 3 apply, see [`bounds`].
 //!
 //! It sees only numbers: no packets, no clock. It does not decide what is lost.
 
@@ -14,6 +15,11 @@
     clippy::cast_sign_loss,
     reason = "estimates: all values are far below 2^52 and not negative"
 )]
+
+mod bounds;
+
+pub(crate) use bounds::Lost;
+use bounds::{Bounds, Path, Phase, is_queued};
 
 use crate::clock::{MILLISECOND, Micros, SECOND, WindowedMax};
 
@@ -71,6 +77,8 @@ pub(crate) struct AckSample {
     /// Packets newly delivered by this batch, and newly found lost.
     pub(crate) acked: u32,
     pub(crate) lost: u32,
+    /// About the packet with the most losses since it was sent, of those newly found lost.
+    pub(crate) worst: Option<Lost>,
     /// Packets in flight after it.
     pub(crate) in_flight: u32,
     /// Delivery rate, if the batch allows a sample.
@@ -108,7 +116,8 @@ pub(crate) struct Bbr {
     has_rtt: bool,
     /// Packets per microsecond.
     bandwidth: WindowedMax,
-    round: u32,
+    /// Rounds, as the filter of bandwidths counts them.
+    bandwidth_age: u32,
     round_start: bool,
     next_round_delivered: u64,
     min_rtt: Option<Micros>,
@@ -119,6 +128,7 @@ pub(crate) struct Bbr {
     full_bandwidth_rounds: u32,
     pipe_full: bool,
     round_delivered: u32,
+    last_round_delivered: u32,
     round_lost: u32,
     phase: usize,
     phase_at: Micros,
@@ -126,6 +136,7 @@ pub(crate) struct Bbr {
     last_recovery: Recovery,
     packet_conservation: bool,
     aggregation: Aggregation,
+    bounds: Bounds,
 }
 
 /// How far acknowledgements run ahead of the estimated rate: the window grows by that much, so that a path
@@ -150,7 +161,7 @@ impl Bbr {
             window_gain: HIGH_GAIN,
             has_rtt: false,
             bandwidth: WindowedMax::default(),
-            round: 0,
+            bandwidth_age: 0,
             round_start: false,
             next_round_delivered: 0,
             min_rtt: None,
@@ -161,6 +172,7 @@ impl Bbr {
             full_bandwidth_rounds: 0,
             pipe_full: false,
             round_delivered: 0,
+            last_round_delivered: 0,
             round_lost: 0,
             phase: 0,
             phase_at: now,
@@ -171,6 +183,7 @@ impl Bbr {
                 epoch_at: now,
                 ..Aggregation::default()
             },
+            bounds: Bounds::new(),
         };
         bbr.pacing_rate = pacing(
             f64::from(INITIAL_WINDOW) / MILLISECOND as f64,
@@ -212,6 +225,7 @@ impl Bbr {
             let factor = f64::from(from) / f64::from(to);
             self.bandwidth.scale(factor);
             self.full_bandwidth *= factor;
+            self.bounds.scale(factor);
         }
     }
 
@@ -237,6 +251,7 @@ impl Bbr {
     pub(crate) fn on_ack(&mut self, sample: &AckSample) {
         self.update_bandwidth(sample);
         self.update_aggregation(sample);
+        self.update_bounds(sample);
         self.update_phase(sample);
         self.update_pipe_full(sample);
         self.update_drain(sample);
@@ -251,13 +266,16 @@ impl Bbr {
         let Some(rate) = sample.rate else { return };
         if rate.prior_delivered >= self.next_round_delivered {
             self.next_round_delivered = sample.total_delivered;
-            self.round = self.round.wrapping_add(1);
+            if !self.bounds.apply() {
+                self.bandwidth_age = self.bandwidth_age.wrapping_add(1);
+            }
             self.round_start = true;
             self.packet_conservation = false;
         }
         let bandwidth = rate.delivered as f64 / rate.interval as f64;
         if !rate.app_limited || bandwidth >= self.bandwidth.get() {
-            self.bandwidth.update(BANDWIDTH_ROUNDS, self.round, bandwidth);
+            self.bandwidth
+                .update(BANDWIDTH_ROUNDS, self.bandwidth_age, bandwidth);
         }
     }
 
@@ -287,8 +305,44 @@ impl Bbr {
         *slot = extra.max(*slot);
     }
 
+    fn update_bounds(&mut self, sample: &AckSample) {
+        let (Some(min), Some(smoothed)) = (self.model_rtt(), sample.smoothed_rtt) else {
+            return;
+        };
+        let path = Path {
+            now: sample.now,
+            round_start: self.round_start,
+            in_flight: sample.in_flight,
+            acked: sample.acked,
+            delivered: self.last_round_delivered,
+            window: self.window,
+            full: self.bdp(1.0),
+            over_full: self.bdp(PROBE_GAINS[0]),
+            rtt: min,
+        };
+        let queued = is_queued(smoothed, min, self.bandwidth.get());
+        if self.round_start {
+            self.bounds
+                .note_round(self.round_lost, self.round_delivered, queued);
+        }
+        let before = self.bounds.phase;
+        if let Some(worst) = sample.worst
+            && self.pipe_full
+            && self.bounds.is_congestion(worst, queued)
+        {
+            self.bounds.on_congestion(worst, &path);
+        }
+        if self.mode == Mode::ProbeBandwidth {
+            self.bounds.update(&path);
+        }
+        if before == Phase::Up && self.bounds.phase == Phase::Down {
+            // The filter holds what two looks found.
+            self.bandwidth_age = self.bandwidth_age.wrapping_add(BANDWIDTH_ROUNDS / 2);
+        }
+    }
+
     fn update_phase(&mut self, sample: &AckSample) {
-        if self.mode != Mode::ProbeBandwidth {
+        if self.mode != Mode::ProbeBandwidth || self.bounds.apply() {
             return;
         }
         let full_length = sample.now.saturating_sub(self.phase_at) > self.model_rtt().unwrap_or(0);
@@ -309,6 +363,7 @@ impl Bbr {
         self.round_delivered += sample.acked;
         self.round_lost += sample.lost;
         if self.round_start {
+            self.last_round_delivered = self.round_delivered;
             // Startup sends nearly three times the path's rate; when a queue overflows there is nothing more to find.
             let losses =
                 f64::from(self.round_lost) / f64::from((self.round_lost + self.round_delivered).max(1));
@@ -395,6 +450,7 @@ impl Bbr {
         (self.pacing_gain, self.window_gain) = match self.mode {
             Mode::Startup => (HIGH_GAIN, HIGH_GAIN),
             Mode::Drain => (1.0 / HIGH_GAIN, HIGH_GAIN),
+            Mode::ProbeBandwidth if self.bounds.apply() => (self.bounds.gain(), WINDOW_GAIN),
             Mode::ProbeBandwidth => (PROBE_GAINS[self.phase], WINDOW_GAIN),
             Mode::ProbeRtt => (1.0, 1.0),
         };
@@ -418,6 +474,9 @@ impl Bbr {
         }
         if self.mode == Mode::ProbeRtt {
             self.window = self.window.min(self.probe_rtt_window());
+        }
+        if self.pipe_full {
+            self.window = self.window.min(self.bounds.most());
         }
     }
 

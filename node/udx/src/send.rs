@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, ops::Range};
 
-use crate::{clock::Micros, ranges::RangeSet};
+use crate::{bbr::Lost, clock::Micros, ranges::RangeSet};
 
 /// Buffers larger than this are given back when they run empty.
 const KEEP_CAPACITY: usize = 64 * 1024;
@@ -110,6 +110,9 @@ pub(crate) struct Sent {
     pub(crate) delivered_at: Micros,
     pub(crate) delivered: u64,
     pub(crate) app_limited: bool,
+    /// Packets in flight with it, and lost before it (modulo 2^32).
+    pub(crate) flew: u32,
+    pub(crate) lost_before: u32,
 }
 
 /// Every packet between the peer's acknowledgement and our next number.
@@ -125,6 +128,8 @@ pub(crate) struct Scoreboard {
     in_flight: u32,
     sacked_count: u32,
     sacked_bytes: usize,
+    /// Losses of packets that were no probes, modulo 2^32.
+    lost_count: u32,
 }
 
 impl Scoreboard {
@@ -138,6 +143,7 @@ impl Scoreboard {
             in_flight: 0,
             sacked_count: 0,
             sacked_bytes: 0,
+            lost_count: 0,
         }
     }
 
@@ -179,16 +185,23 @@ impl Scoreboard {
 
     pub(crate) fn push(&mut self, packet: Sent) {
         self.order.push_back((self.next(), packet.sent_at));
-        self.sent.push_back(packet);
         self.in_flight += 1;
+        self.sent.push_back(Sent {
+            flew: self.in_flight,
+            lost_before: self.lost_count,
+            ..packet
+        });
     }
 
     /// A packet that was lost (or, for a tail loss probe, still flies) leaves again.
     pub(crate) fn resend(&mut self, seq: u64, update: impl FnOnce(&mut Sent)) {
+        let (lost_before, flew) = (self.lost_count, self.in_flight + 1);
         let Some(packet) = self.get_mut(seq) else { return };
         let was = packet.fate;
         packet.fate = Fate::InFlight;
         packet.retransmitted = true;
+        packet.lost_before = lost_before;
+        packet.flew = flew;
         update(packet);
         let at = packet.sent_at;
         if was != Fate::InFlight {
@@ -266,20 +279,27 @@ impl Scoreboard {
         None
     }
 
-    /// Marks a packet lost; it waits to be sent again. Its padding is dropped. Returns whether it was a probe.
-    pub(crate) fn mark_lost(&mut self, seq: u64) -> bool {
-        let Some(packet) = self.get_mut(seq) else {
-            return false;
-        };
+    /// Marks a packet lost; it waits to be sent again. Its padding is dropped. Returns what was lost since it was sent, and nothing if
+    /// it was a probe.
+    pub(crate) fn mark_lost(&mut self, seq: u64) -> Option<Lost> {
+        let packet = self.get_mut(seq)?;
         if packet.fate != Fate::InFlight {
-            return false;
+            return None;
         }
         packet.fate = Fate::Lost;
         let probe = std::mem::take(&mut packet.probe);
         packet.padding = 0;
+        let (flew, lost_before) = (packet.flew, packet.lost_before);
         self.in_flight -= 1;
         self.lost.push_back(seq);
-        probe
+        if probe {
+            return None;
+        }
+        self.lost_count = self.lost_count.wrapping_add(1);
+        Some(Lost {
+            since_sent: self.lost_count.wrapping_sub(lost_before),
+            flew,
+        })
     }
 
     /// Counts a retransmission timeout of a packet; returns how many it had before.
@@ -336,6 +356,8 @@ mod tests {
             delivered_at: 0,
             delivered: 0,
             app_limited: false,
+            flew: 0,
+            lost_before: 0,
         }
     }
 

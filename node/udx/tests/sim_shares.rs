@@ -103,13 +103,13 @@ fn two_streams_share_a_bottleneck() {
 
 #[test]
 fn a_stream_and_one_that_halves_when_it_loses_both_get_on() {
-    // As every version 1 of BBR ours takes more where the queue is short, and less where it is long: the bounds say how much.
     for law in [Law::Reno, Law::Cubic] {
         for (depth, ours_least, rival_least) in [
-            (0.25, 0.3, 0.05),
-            (1.0, 0.3, 0.1),
-            (2.0, 0.3, 0.2),
-            (4.0, 0.2, 0.3),
+            (0.25, 0.3, 0.2),
+            (0.5, 0.3, 0.3),
+            (1.0, 0.3, 0.3),
+            (2.0, 0.3, 0.3),
+            (4.0, 0.2, 0.2),
         ] {
             for seed in SEEDS {
                 let profile = path(40.0, 10.0, 0.0, depth);
@@ -126,6 +126,20 @@ fn a_stream_and_one_that_halves_when_it_loses_both_get_on() {
                 );
                 assert!(shares.rival > rival_least * profile.rate, "{context}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_stream_and_one_that_never_gives_way_both_get_on() {
+    for depth in [0.25, 0.5, 1.0, 2.0, 4.0] {
+        for seed in SEEDS {
+            let profile = path(40.0, 10.0, 0.0, depth);
+            let shares = Network::shared_bottleneck(seed, &profile, (1, Some(Law::Bbr1)), (10.0, 40.0));
+            let context = format!("queue {depth}, seed {seed}: {shares:?} of {}", profile.rate);
+            assert!(shares.total() > 0.85 * profile.rate, "{context}");
+            assert!(shares.ours[0] > 0.2 * profile.rate, "{context}");
+            assert!(shares.rival > 0.2 * profile.rate, "{context}");
         }
     }
 }

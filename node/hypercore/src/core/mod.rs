@@ -64,7 +64,7 @@ use crate::flat_tree;
 use crate::manifest::Manifest;
 use crate::node::Node;
 use crate::roots::{Roots, TreeError};
-use crate::storage::{Changes, Storage, StorageError};
+use crate::storage::{Changes, Located, Storage, StorageError};
 use crate::verifier::{SignError, SignatureError, Verifier};
 
 pub use checkout::Checkout;
@@ -307,6 +307,14 @@ impl<S: Storage> Core<S> {
             return Ok(None);
         }
         self.storage.block(index)
+    }
+
+    /// Where a block is, if it is held: to read it without keeping others from the core.
+    pub fn locate(&self, index: u64) -> Result<Option<Located>, StorageError> {
+        if !self.has(index) {
+            return Ok(None);
+        }
+        self.storage.locate(index)
     }
 
     /// A tree node, if it is held.

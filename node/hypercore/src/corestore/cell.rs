@@ -9,13 +9,15 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::extension::Extensions;
 use super::outbox::Outbox;
 use super::snapshot::Kept;
+use super::turn::Turn;
 use super::{CoreState, CoreStats, CorestoreConfig, CorestoreError};
 use crate::core::{Conflict, Core};
 use crate::crypto::{Hash, Key};
@@ -24,7 +26,7 @@ use crate::storage::{Durability, Storage, StorageError};
 
 /// A core of a store, wherever its state lives.
 pub type BoxedCore = Core<Box<dyn Storage>>;
-pub(crate) type Guard = OwnedMutexGuard<Cell>;
+pub(crate) type Guard<'a> = super::turn::Guard<'a, Cell>;
 
 /// Received bytes after which a commit does not wait for its interval: what a loss of power may cost to fetch again.
 pub(crate) const COMMIT_BYTES: u64 = 8 << 20;
@@ -33,10 +35,6 @@ pub(crate) const COMMIT_BYTES: u64 = 8 << 20;
 const QUIET: Duration = Duration::from_millis(250);
 /// A core that is never quiet is sealed nevertheless after so long, so that its log stays short.
 const LONGEST_BUSY: Duration = Duration::from_secs(2);
-/// How often somebody tries to get a core before he goes to sleep: it is mostly held for a few microseconds, and waking
-/// up costs more.
-const TRIES: usize = 32;
-
 /// Something that nobody waits for any more; noted without the lock, because it is noted while dropping.
 pub(crate) enum Abandoned {
     Block(u64),
@@ -81,7 +79,7 @@ pub(crate) struct Shared {
     pub(crate) closed: CancellationToken,
     /// Whether connections open a channel for it unasked.
     pub(crate) wanted: AtomicBool,
-    cell: Arc<Mutex<Cell>>,
+    cell: Arc<Turn<Cell>>,
     /// The generation up to which the core is durable; locked while a flush runs.
     committed: Mutex<Option<u64>>,
     abandoned: StdMutex<Vec<Abandoned>>,
@@ -329,7 +327,7 @@ impl Shared {
             activity: watch::Sender::new(0),
             closed: CancellationToken::new(),
             wanted: AtomicBool::new(false),
-            cell: Arc::new(Mutex::new(cell)),
+            cell: Arc::new(Turn::new(cell)),
             committed: Mutex::new(None),
             abandoned: StdMutex::default(),
             work: TaskTracker::new(),
@@ -338,18 +336,8 @@ impl Shared {
     }
 
     /// The core, as soon as it is free. Held for short times only, never while a flush runs.
-    pub(crate) async fn lock(&self) -> Guard {
-        let tried = (0..TRIES).find_map(|_| {
-            let tried = self.cell.clone().try_lock_owned().ok();
-            if tried.is_none() {
-                std::hint::spin_loop();
-            }
-            tried
-        });
-        let mut cell = match tried {
-            Some(cell) => cell,
-            None => self.cell.clone().lock_owned().await,
-        };
+    pub(crate) async fn lock(&self) -> Guard<'_> {
+        let mut cell = self.cell.lock().await;
         let abandoned = std::mem::take(&mut *self.abandoned());
         if !abandoned.is_empty() {
             cell.forget(abandoned, Instant::now());
@@ -411,7 +399,7 @@ impl Shared {
     }
 
     /// The core, when its sealing has not fallen behind.
-    async fn lock_when_kept_up(&self) -> Guard {
+    async fn lock_when_kept_up(&self) -> Guard<'_> {
         let mut worked = self.worked.subscribe();
         loop {
             worked.borrow_and_update();
@@ -487,7 +475,7 @@ impl Shared {
 /// Does a storage's work off the runtime's threads, until there is none or the core is closed. It does not keep the core
 /// open; work that was not handed back is done again when the core is opened the next time.
 struct Worker {
-    cell: Weak<Mutex<Cell>>,
+    cell: Weak<Turn<Cell>>,
     worked: watch::Sender<u64>,
     closed: CancellationToken,
 }
@@ -502,7 +490,7 @@ impl Worker {
             }
             loop {
                 let Some(cell) = self.cell.upgrade() else { return };
-                let mut cell = cell.lock_owned().await;
+                let mut cell = cell.lock().await;
                 let quiet = cell.generation == generation || busy_since.elapsed() >= LONGEST_BUSY;
                 generation = cell.generation;
                 let storage = cell.replica.core_mut().storage_mut();
@@ -521,9 +509,10 @@ impl Worker {
                 let (Ok(ran), Some(cell)) = (ran.await, self.cell.upgrade()) else {
                     return;
                 };
-                let mut cell = cell.lock_owned().await;
                 // A log that is written anew is synced: not on a thread of the runtime.
+                let runtime = Handle::current();
                 let ended = tokio::task::spawn_blocking(move || {
+                    let mut cell = runtime.block_on(cell.lock());
                     cell.replica.core_mut().storage_mut().end_work(ran);
                 });
                 if ended.await.is_err() {

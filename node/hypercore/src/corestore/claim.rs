@@ -11,7 +11,7 @@ use crate::crypto::Hash;
 use crate::manifest::Manifest;
 use crate::node::Node;
 use crate::segment::{ContentCipher, SegmentId};
-use crate::storage::{Changes, Head, ImportedSegment, PendingFlush, Storage, StorageError};
+use crate::storage::{Changes, Head, ImportedSegment, Located, PendingFlush, Storage, StorageError};
 
 /// Discovery keys of claimed cores.
 pub(super) type Claims = Arc<Mutex<HashSet<Hash>>>;
@@ -67,6 +67,9 @@ impl Storage for Claim {
     }
     fn block(&self, index: u64) -> Result<Option<Bytes>, StorageError> {
         self.storage.block(index)
+    }
+    fn locate(&self, index: u64) -> Result<Option<Located>, StorageError> {
+        self.storage.locate(index)
     }
     fn apply(&mut self, changes: Changes) -> Result<(), StorageError> {
         self.storage.apply(changes)

@@ -1,6 +1,6 @@
 //! A handle on one open core.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -8,13 +8,14 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::cell::{Abandoned, BoxedCore, Changed, Shared};
+use super::cell::{Abandoned, BoxedCore, Changed, Guard, Shared};
 use super::snapshot::Snapshot;
 use super::{Corestore, CorestoreError, Inner};
 use crate::blocks::{Blocks, BlocksError};
 use crate::core::{Draft, SeekResult, WriteError};
 use crate::crypto::{Hash, Key};
 use crate::manifest::Manifest;
+use crate::storage::{Located, StorageError};
 
 /// A core at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -182,7 +183,33 @@ impl CoreHandle {
     /// # Errors
     /// [`CorestoreError::Storage`].
     pub async fn get_local(&self, index: u64) -> Result<Option<Bytes>, CorestoreError> {
-        Ok(self.with_core(|core| core.get(index)).await?)
+        Ok(self.held(index, self.shared.lock().await).await?.break_value())
+    }
+
+    /// A block that is held, or else the core as it is without it. It is read when the core is free for others again; only
+    /// where that fails the core reads it, which may mend something.
+    async fn held<'a>(
+        &'a self,
+        index: u64,
+        cell: Guard<'a>,
+    ) -> Result<ControlFlow<Bytes, Guard<'a>>, StorageError> {
+        let located = match cell.replica.core().locate(index) {
+            Ok(Some(located)) => Some(located),
+            Ok(None) => return Ok(ControlFlow::Continue(cell)),
+            Err(_) => None,
+        };
+        drop(cell);
+        let read = match located {
+            Some(Located::InMemory(block)) => Some(block),
+            Some(Located::OnDisk(stored)) => stored.read().ok(),
+            None => None,
+        };
+        if let Some(block) = read {
+            return Ok(ControlFlow::Break(block));
+        }
+        let cell = self.shared.lock().await;
+        let block = cell.replica.core().get(index)?;
+        Ok(block.map_or(ControlFlow::Continue(cell), ControlFlow::Break))
     }
 
     /// Whether a block is held here.
@@ -388,19 +415,16 @@ impl CoreHandle {
 
     /// Reads a block, or waits for one that peers send. It is asked for, unless the core asks for nothing and it is not `forced`.
     pub(super) async fn read(&self, index: u64, forced: bool) -> Result<Bytes, BlocksError> {
-        let mut cell = self.shared.lock().await;
+        let cell = self.shared.lock().await;
         let length = cell.replica.core().length();
         if index >= length {
             return Err(BlocksError::OutOfRange { index, length });
         }
-        if let Some(block) = cell
-            .replica
-            .core()
-            .get(index)
-            .map_err(|error| failed(index, error))?
-        {
-            return Ok(block);
-        }
+        let mut cell = match self.held(index, cell).await {
+            Ok(ControlFlow::Break(block)) => return Ok(block),
+            Ok(ControlFlow::Continue(cell)) => cell,
+            Err(error) => return Err(failed(index, error)),
+        };
         if self.is_closed() {
             return Err(BlocksError::Closed);
         }

@@ -71,6 +71,7 @@ pub(crate) mod outbox;
 mod primary_key;
 mod push;
 mod snapshot;
+mod turn;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -65,7 +65,10 @@ impl Replicator {
                 if let Some(upgrade) = request.upgrade.filter(|_| request.id != UNASKED) {
                     // Whatever was asked for, the proof leads to the whole tree.
                     peer.proven = Some(Proven::new(upgrade.start, core.length()));
-                    peer.pushed_length = core.length();
+                    // It was asked before something was pushed that reaches further: it can't be used by then.
+                    if upgrade.start >= peer.pushed_length {
+                        peer.pushed_length = core.length();
+                    }
                 }
                 if let Some(block) = &proof.block {
                     let (index, bytes) = (block.index, block.value.len() as u64);

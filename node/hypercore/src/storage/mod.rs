@@ -21,7 +21,7 @@ use crate::segment::{ContentCipher, Decoded, Place, SegmentId};
 
 pub use disk::{
     DEFAULT_OPEN_FILES, DiskOptions, DiskStorage, Durability, Fault, Faults, FileOperation, Files, Limits,
-    PendingFlush, Work,
+    PendingFlush, StoredBlock, Work,
 };
 pub use memory::MemoryStorage;
 
@@ -138,6 +138,15 @@ impl ImportedSegment {
     }
 }
 
+/// Where a block is.
+#[derive(Debug)]
+pub enum Located {
+    /// Here.
+    InMemory(Bytes),
+    /// To be read, which may fail if the storage was changed since.
+    OnDisk(StoredBlock),
+}
+
 /// What a truncation took from a core, as long as somebody has this.
 pub trait Remains: std::fmt::Debug + Send + Sync {
     /// A block that was taken, if it was held.
@@ -160,6 +169,10 @@ pub trait Storage: Send {
     fn node(&self, index: u64) -> Result<Option<Node>, StorageError>;
     /// A block's bytes, if held.
     fn block(&self, index: u64) -> Result<Option<Bytes>, StorageError>;
+    /// Where a block is, if held: to read it without keeping others from the storage.
+    fn locate(&self, index: u64) -> Result<Option<Located>, StorageError> {
+        Ok(self.block(index)?.map(Located::InMemory))
+    }
     /// Makes changes, all or none of them.
     fn apply(&mut self, changes: Changes) -> Result<(), StorageError>;
     /// Returns when everything applied so far would survive a loss of power.
@@ -230,6 +243,9 @@ impl<S: Storage + ?Sized> Storage for Box<S> {
     }
     fn block(&self, index: u64) -> Result<Option<Bytes>, StorageError> {
         (**self).block(index)
+    }
+    fn locate(&self, index: u64) -> Result<Option<Located>, StorageError> {
+        (**self).locate(index)
     }
     fn apply(&mut self, changes: Changes) -> Result<(), StorageError> {
         (**self).apply(changes)

@@ -246,6 +246,7 @@ impl Stream {
             total_delivered: self.delivery.delivered,
             acked: batch.delivered,
             lost: batch.lost,
+            worst: batch.worst,
             in_flight: self.board.in_flight(),
             rate: self.rate_sample(now, &batch),
             rtt: batch.rtt,

@@ -2,7 +2,7 @@
 
 use super::{Closed, MAX_TIMEOUTS, Micros, Stream};
 use crate::{
-    bbr::Recovery,
+    bbr::{Lost, Recovery},
     clock::{MILLISECOND, SECOND},
     send::Fate,
 };
@@ -142,7 +142,7 @@ impl Stream {
     pub(super) fn detect_losses(&mut self, now: Micros) {
         let allowance = self.rack.rtt + self.reordering_window();
         self.timers.reordering = None;
-        let (mut lost, mut lost_probes) = (0, 0);
+        let (mut lost, mut lost_probes, mut worst) = (0, 0, self.batch.worst);
         while let Some((seq, sent_at)) = self.board.oldest_in_flight() {
             if (sent_at, seq + 1) >= (self.rack.sent_at, self.rack.end_seq) {
                 break;
@@ -153,11 +153,15 @@ impl Stream {
                 break;
             }
             lost += 1;
-            if self.board.mark_lost(seq) {
-                self.mtu.on_probe_lost();
-                lost_probes += 1;
+            match self.board.mark_lost(seq) {
+                None => {
+                    self.mtu.on_probe_lost();
+                    lost_probes += 1;
+                }
+                found => worst = Lost::worse(worst, found),
             }
         }
+        self.batch.worst = worst;
         self.batch.lost += lost;
         // A probe too large for the path says nothing about congestion.
         if lost > lost_probes && self.recovery == Recovery::Open {
@@ -203,7 +207,7 @@ impl Stream {
                 self.on_peer_gone(now);
                 return;
             }
-            if self.board.mark_lost(seq) {
+            if self.board.mark_lost(seq).is_none() {
                 self.mtu.on_probe_lost();
             }
         }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 pub use crate::clock::Micros;
 use crate::{
-    bbr::{Bbr, RateSample, Recovery},
+    bbr::{Bbr, Lost, RateSample, Recovery},
     clock::{RttEstimator, SECOND},
     mtu::MtuSearch,
     pacer::Pacer,
@@ -223,6 +223,7 @@ struct AckBatch {
     packets: u32,
     delivered: u32,
     lost: u32,
+    worst: Option<Lost>,
     rtt: Option<Micros>,
     newest: Option<RateSample>,
     newest_delivered_at: Micros,

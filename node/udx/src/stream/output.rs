@@ -284,6 +284,8 @@ impl Stream {
             delivered_at,
             delivered,
             app_limited: self.delivery.app_limited_until.is_some(),
+            flew: 0,
+            lost_before: 0,
         };
         let transmit = self.emit_data(remote, seq, &sent, out);
         self.board.push(sent);

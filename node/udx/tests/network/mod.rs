@@ -1,6 +1,7 @@
 //! A network that exists only in a heap of events: loss, duplication, reordering, delay, a bottleneck with a queue,
 //! a largest packet, outages. Same seed, same run.
 
+mod bbr1;
 pub(crate) mod rival;
 
 use std::{cmp::Reverse, collections::BinaryHeap, net::SocketAddr};
@@ -293,7 +294,8 @@ impl Network {
             .iter()
             .filter_map(|end| end.next_moment(&self.profile, self.now))
             .min();
-        let Some(next) = arrival.into_iter().chain(timer).min() else {
+        let rival = self.rival.as_ref().and_then(Rival::next_moment);
+        let Some(next) = arrival.into_iter().chain(timer).chain(rival).min() else {
             return false;
         };
         self.now = self.now.max(next);

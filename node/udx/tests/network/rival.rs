@@ -4,11 +4,15 @@
 
 use std::collections::BTreeMap;
 
+use super::bbr1::Model;
+
 /// How it grows and gives way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Law {
     Reno,
     Cubic,
+    /// Does not give way to losses, as libudx.
+    Bbr1,
 }
 
 const SECOND: f64 = 1e6;
@@ -19,12 +23,19 @@ const CUBIC_C: f64 = 0.4;
 const CUBIC_BETA: f64 = 0.7;
 
 #[derive(Debug)]
+struct Flying {
+    sent_at: u64,
+    /// What had been delivered then, and when the last of it was.
+    delivered: (u64, u64),
+}
+
+#[derive(Debug)]
 pub(crate) struct Rival {
     law: Law,
     window: f64,
     threshold: f64,
     next: u64,
-    flying: BTreeMap<u64, u64>,
+    flying: BTreeMap<u64, Flying>,
     /// Losses of packets below this number are of the same event.
     recovered_at: u64,
     heard_at: u64,
@@ -33,6 +44,9 @@ pub(crate) struct Rival {
     epoch: Option<u64>,
     before_loss: f64,
     as_reno: f64,
+    model: Model,
+    delivered_at: u64,
+    paced_until: Option<u64>,
 }
 
 impl Rival {
@@ -49,27 +63,42 @@ impl Rival {
             epoch: None,
             before_loss: 0.0,
             as_reno: 0.0,
+            model: Model::new(),
+            delivered_at: 0,
+            paced_until: None,
         }
     }
 
     /// The number of the next packet, if one may leave.
     pub(crate) fn send(&mut self, now: u64) -> Option<u64> {
+        self.paced_until = None;
         if self.flying.len() as f64 >= self.window {
             return None;
         }
+        if self.law == Law::Bbr1 {
+            self.paced_until = self.model.paced_until(now);
+            if self.paced_until.is_some() {
+                return None;
+            }
+            self.model.on_sent();
+        }
         if self.flying.is_empty() {
             self.heard_at = now;
+            self.delivered_at = now;
         }
-        self.flying.insert(self.next, now);
+        let delivered = (self.model.delivered(), self.delivered_at);
+        let sent_at = now;
+        self.flying.insert(self.next, Flying { sent_at, delivered });
         self.next += 1;
         Some(self.next - 1)
     }
 
     pub(crate) fn acknowledged(&mut self, number: u64, now: u64) {
-        let Some(sent_at) = self.flying.remove(&number) else {
+        let Some(Flying { sent_at, delivered }) = self.flying.remove(&number) else {
             return;
         };
         self.heard_at = now;
+        self.delivered_at = now;
         let rtt = (now - sent_at) as f64 / SECOND;
         self.rtt = if self.rtt > 0.0 {
             0.875 * self.rtt + 0.125 * rtt
@@ -78,6 +107,11 @@ impl Rival {
         };
         let kept = self.flying.split_off(&number.saturating_sub(REORDERING - 1));
         let lost = std::mem::replace(&mut self.flying, kept);
+        if self.law == Law::Bbr1 {
+            self.model.on_ack(now, rtt, delivered, self.flying.len());
+            self.window = self.model.window();
+            return;
+        }
         if lost.keys().any(|lost| *lost >= self.recovered_at) {
             self.back_off();
         } else if self.window < self.threshold {
@@ -92,7 +126,7 @@ impl Rival {
         self.epoch = None;
         let share = match self.law {
             Law::Reno => 0.5,
-            Law::Cubic => CUBIC_BETA,
+            Law::Cubic | Law::Bbr1 => CUBIC_BETA,
         };
         // Fast convergence: who loses below the last peak leaves room for newcomers.
         self.before_loss = if self.window < self.before_loss {
@@ -126,6 +160,11 @@ impl Rival {
     pub(crate) fn next_timeout(&self) -> Option<u64> {
         let wait = MIN_TIMEOUT.max((3.0 * self.rtt * SECOND) as u64);
         (!self.flying.is_empty()).then_some(self.heard_at + wait)
+    }
+
+    /// When something happens although nothing arrives.
+    pub(crate) fn next_moment(&self) -> Option<u64> {
+        self.next_timeout().into_iter().chain(self.paced_until).min()
     }
 
     pub(crate) fn on_timeout(&mut self, now: u64) {

@@ -106,6 +106,23 @@ fn what_a_reader_asked_for_before_a_push_is_answered_from_where_the_push_ends() 
 }
 
 #[test]
+fn an_answer_that_a_push_made_useless_does_not_shorten_the_next_push() {
+    let mut writer = Writer::new(20);
+    writer.hear_sync(18, true);
+    writer.append_and_push();
+    assert_eq!(writer.sent(), Some((Some(20), Some((18, 21)))));
+    // Asked when the tree had 20 blocks. The proof leads from 18 to the whole tree: a reader who has 21 can't use it.
+    writer.append_and_push();
+    writer.hear(Message::Request(Request {
+        id: 1,
+        upgrade: Some(RequestUpgrade { start: 18, length: 2 }),
+        ..Request::default()
+    }));
+    assert!(writer.sent().is_some_and(|(block, _)| block.is_none()));
+    assert_eq!(writer.sent(), Some((Some(21), Some((21, 22)))));
+}
+
+#[test]
 fn what_was_pushed_while_a_reader_took_nothing_does_not_count() {
     let mut writer = Writer::new(20);
     writer.hear_sync(20, true);

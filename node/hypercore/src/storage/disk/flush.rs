@@ -6,7 +6,7 @@
 //! a failed write-back only once.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,7 +20,7 @@ use super::{DiskStorage, StorageError};
 pub struct PendingFlush {
     files: Files,
     file: Arc<File>,
-    log: PathBuf,
+    log: Arc<Path>,
     generation: u64,
     end: u64,
     unsynced: Unsynced,

@@ -23,6 +23,7 @@ mod remains;
 mod scan;
 mod seal;
 mod sidecar;
+mod stored;
 mod work;
 
 use std::collections::{BTreeMap, HashSet};
@@ -38,7 +39,8 @@ use self::files::{Held, failed};
 use self::index::Index;
 use self::log::{Batch, BlockPlace, Record, Sealed};
 use self::remains::Readers;
-use super::{Changes, Head, ImportedSegment, Remains, Storage, StorageError};
+use self::stored::{At, Segments};
+use super::{Changes, Head, ImportedSegment, Located, Remains, Storage, StorageError};
 use crate::bitfield::Bitfield;
 use crate::crypto::Hash;
 use crate::flat_tree;
@@ -49,6 +51,7 @@ use crate::segment::{ContentCipher, Place, SegmentId};
 pub use faults::{Fault, Faults, FileOperation};
 pub use files::{DEFAULT_OPEN_FILES, Files};
 pub use flush::PendingFlush;
+pub use stored::StoredBlock;
 pub use work::Work;
 
 /// Name of the log in a core's directory.
@@ -120,7 +123,7 @@ pub struct DiskOptions {
 #[derive(Debug)]
 pub struct DiskStorage {
     dir: PathBuf,
-    log: PathBuf,
+    log: Arc<Path>,
     discovery_key: Hash,
     files: Files,
     cipher: Option<ContentCipher>,
@@ -147,6 +150,8 @@ pub struct DiskStorage {
     /// Why the last sealing or compaction failed, and the log length at which it is tried again.
     maintenance: Option<(StorageError, u64)>,
     readers: Readers,
+    /// What reads blocks of segments, here and wherever somebody has a [`StoredBlock`].
+    sources: Arc<Segments>,
     /// Segments that count, and whose files may not be durable.
     unsynced: Vec<Sealed>,
 }
@@ -155,7 +160,7 @@ impl DiskStorage {
     /// Opens the directory of a core, making it when it isn't there. A torn tail of the log, which never was
     /// acknowledged, is cut and kept in a file beside it; damage to durable bytes is an error that names the place.
     pub fn open(dir: &Path, discovery_key: Hash, options: DiskOptions) -> Result<Self, StorageError> {
-        let (log, segments) = (dir.join(LOG_NAME), dir.join("segments"));
+        let (log, segments) = (Arc::<Path>::from(dir.join(LOG_NAME)), dir.join("segments"));
         let files = options.files;
         fs::create_dir_all(&segments).map_err(failed("create", &segments))?;
         if !log.exists() {
@@ -170,10 +175,16 @@ impl DiskStorage {
         if let Some(offset) = scan.damage.filter(|_| !options.salvage) {
             return Err(StorageError::Damaged {
                 what: "a record",
-                path: log,
+                path: log.to_path_buf(),
                 offset,
             });
         }
+        let sources = Arc::new(Segments {
+            dir: dir.to_path_buf(),
+            discovery_key,
+            files: files.clone(),
+            cipher: options.cipher.clone(),
+        });
         let mut storage = Self {
             dir: dir.to_path_buf(),
             log,
@@ -195,6 +206,7 @@ impl DiskStorage {
             look_again_at: 0,
             maintenance: None,
             readers: Readers::default(),
+            sources,
             unsynced,
         };
         if !storage.closed {
@@ -295,18 +307,9 @@ impl DiskStorage {
         }
     }
 
-    fn log_block(&self, place: &BlockPlace) -> Result<Bytes, StorageError> {
-        let mut bytes = vec![0; place.length as usize];
-        self.files.read_at(&self.log, place.offset, &mut bytes)?;
-        if crc32c::crc32c(&bytes) != place.crc {
-            let (path, offset) = (self.log.clone(), place.offset);
-            return Err(StorageError::Damaged {
-                what: "a block",
-                path,
-                offset,
-            });
-        }
-        Ok(bytes.into())
+    fn log_block(&self, place: &BlockPlace) -> Result<StoredBlock, StorageError> {
+        let file = self.files.hold(&self.log)?;
+        Ok(StoredBlock(At::Log(file, self.log.clone(), *place)))
     }
 
     /// The blocks and nodes below `length` of the segment that reaches over it: truncating drops the file, so they go
@@ -367,16 +370,29 @@ impl DiskStorage {
     }
 
     fn block_of(&self, index: u64) -> Result<Option<Bytes>, StorageError> {
+        let read = || self.stored_block(index)?.map(StoredBlock::read).transpose();
+        read().or_else(|error| {
+            let sealed = self.index.segment_of_block(index);
+            match sealed.filter(|_| !self.index.blocks.contains_key(&index)) {
+                Some(sealed) => {
+                    self.files.places().forget();
+                    self.repair_sidecar(sealed)?;
+                    read()
+                }
+                None => Err(error),
+            }
+        })
+    }
+
+    fn stored_block(&self, index: u64) -> Result<Option<StoredBlock>, StorageError> {
         if let Some(place) = self.index.blocks.get(&index) {
             return self.log_block(place).map(Some);
         }
         if !self.index.bitfield.get(index) {
             return Ok(None);
         }
-        match self.index.segment_of_block(index) {
-            Some(sealed) => self.sealed_block(sealed, index).map(Some),
-            None => Ok(None),
-        }
+        let sealed = self.index.segment_of_block(index);
+        Ok(sealed.map(|sealed| StoredBlock(At::Segment(self.sources.clone(), *sealed, index))))
     }
 
     /// Writes changes to the log, and gives the records that the index takes when they are written.
@@ -460,6 +476,10 @@ impl Storage for DiskStorage {
 
     fn block(&self, index: u64) -> Result<Option<Bytes>, StorageError> {
         self.block_of(index)
+    }
+
+    fn locate(&self, index: u64) -> Result<Option<Located>, StorageError> {
+        Ok(self.stored_block(index)?.map(Located::OnDisk))
     }
 
     fn apply(&mut self, mut changes: Changes) -> Result<(), StorageError> {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::log::Sealed;
@@ -37,13 +37,13 @@ pub(super) fn page_range(id: SegmentId, block: u64) -> Range<u64> {
 /// A page, and the segment it is about.
 #[derive(Debug)]
 pub(super) struct Page {
-    pub(super) segment: PathBuf,
+    pub(super) segment: Arc<Path>,
     start: u64,
     bytes: Vec<u8>,
 }
 
 impl Page {
-    pub(super) fn new(segment: PathBuf, start: u64, bytes: Vec<u8>) -> Self {
+    pub(super) fn new(segment: Arc<Path>, start: u64, bytes: Vec<u8>) -> Self {
         Self {
             segment,
             start,

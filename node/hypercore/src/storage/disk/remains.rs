@@ -47,7 +47,7 @@ struct Left {
     files: Files,
     cipher: Option<ContentCipher>,
     log: Option<Arc<File>>,
-    log_path: PathBuf,
+    log_path: Arc<Path>,
     /// Of blocks in the log, by number.
     places: Vec<(u64, BlockPlace)>,
     /// Of those outside of segments, by index.

@@ -1,19 +1,16 @@
 //! Sealing subtrees into segment files, reading them, and writing the log anew when most of it is dead.
 
-use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::log::{self, Batch, BlockPlace, Record, Sealed};
-use super::places::{self, Page};
 use super::sidecar;
 use super::work::{FAR_BEHIND_BYTES, PIECE_BYTES};
 use super::{DiskStorage, Storage, StorageError};
 use crate::node::Node;
 use crate::segment::cut::is_settled;
-use crate::segment::{Header, Held, SegmentId, cut, decode, open_block};
+use crate::segment::{Header, Held, SegmentId, cut, decode};
 
 /// Nodes that go into one record of a new log: it is decoded as a whole when the log is read.
 const NODES_OF_RECORD: usize = 4096;
@@ -146,7 +143,7 @@ impl DiskStorage {
     }
 
     /// Makes a missing or damaged sidecar again; an error means that the segment itself is damaged.
-    fn repair_sidecar(&self, sealed: &Sealed) -> Result<(), StorageError> {
+    pub(super) fn repair_sidecar(&self, sealed: &Sealed) -> Result<(), StorageError> {
         let path = self.segment_path(sealed);
         let bytes = self.segment_bytes(sealed)?;
         let cipher = self.cipher.as_ref().filter(|_| sealed.encrypted);
@@ -186,66 +183,6 @@ impl DiskStorage {
         }
     }
 
-    /// A block out of a segment.
-    pub(super) fn sealed_block(&self, sealed: &Sealed, index: u64) -> Result<Bytes, StorageError> {
-        let stored = self.stored_block(sealed, index).or_else(|_| {
-            self.files.places().forget();
-            self.repair_sidecar(sealed)?;
-            self.stored_block(sealed, index)
-        })?;
-        if !sealed.encrypted {
-            return Ok(stored);
-        }
-        let path = self.segment_path(sealed);
-        let root = Node {
-            index: sealed.id.node(),
-            size: 0,
-            hash: [0; 32],
-        };
-        let header = Header {
-            place: self.place(sealed),
-            encrypted: true,
-            root,
-        };
-        open_block(&header, self.cipher.as_ref(), index, stored)
-            .map_err(|_| damaged("a block that does not open under this content key", &path, 0))
-    }
-
-    fn stored_block(&self, sealed: &Sealed, index: u64) -> Result<Bytes, StorageError> {
-        let key = places::key(&self.discovery_key, sealed, index);
-        let page = match self.files.places().get(&key) {
-            Some(page) => page,
-            None => self.load_places(sealed, index, key)?,
-        };
-        let torn = |offset| damaged("a block", &page.segment, offset);
-        let (range, crc) = page.block(sealed.id, index).ok_or_else(|| torn(0))?;
-        let mut stored = vec![0; (range.end - range.start) as usize];
-        let read = self.files.read_at(&page.segment, range.start, &mut stored);
-        read.map_err(|error| match &error {
-            StorageError::Io { source, .. } if source.kind() == ErrorKind::UnexpectedEof => torn(range.start),
-            _ => error,
-        })?;
-        if crc32c::crc32c(&stored) != crc {
-            return Err(torn(range.start));
-        }
-        Ok(stored.into())
-    }
-
-    fn load_places(&self, sealed: &Sealed, index: u64, key: places::Key) -> Result<Arc<Page>, StorageError> {
-        let range = places::page_range(sealed.id, index);
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        self.files
-            .read_at(&self.sidecar_path(sealed), range.start, &mut bytes)?;
-        let page = Arc::new(Page::new(self.segment_path(sealed), range.start, bytes));
-        // Where the segment claims more than its file has, the bytes must not be asked for.
-        let length = self.files.length(&page.segment)?;
-        if page.end(sealed.id, index).is_none_or(|end| end > length) {
-            return Err(damaged("a block", &page.segment, 0));
-        }
-        self.files.places().put(key, page.clone());
-        Ok(page)
-    }
-
     /// Writes the log anew with what is still needed of it. The new log is durable before it takes the old one's name.
     ///
     /// In pieces: what is live may be more than fits the memory well.
@@ -270,7 +207,7 @@ impl DiskStorage {
                 unfinished.write(batch.settled())?;
                 base += batch.forget_settled();
             }
-            let block = self.log_block(place)?;
+            let block = self.log_block(place)?.read()?;
             places.push((*index, batch.block(base, *index, &block)));
         }
         batch.head(&self.index.head);

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -158,7 +158,7 @@ pub(super) struct SealJob {
     files: Files,
     cipher: Option<ContentCipher>,
     place: Place,
-    log: PathBuf,
+    log: Arc<Path>,
     log_file: Arc<File>,
     segment: PathBuf,
     blocks: Vec<Source>,
