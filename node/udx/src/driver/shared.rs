@@ -525,11 +525,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_at_rest_is_a_block_of_a_kilobyte_and_a_half() {
-        // Allocators hand out 1,536 bytes, and then 1,792.
+    fn a_stream_at_rest_is_a_block_of_less_than_two_kilobytes() {
+        // Allocators hand out 1,792 bytes, and then 2,048.
         let counts = 2 * size_of::<usize>();
         assert!(
-            size_of::<StreamShared>() + counts <= 1_536,
+            size_of::<StreamShared>() + counts <= 1_792,
             "{}",
             size_of::<StreamShared>()
         );
