@@ -43,6 +43,25 @@ fn random_loss() {
     }
 }
 
+/// As a radio link: what is delayed at random looks like a queue.
+#[test]
+#[ignore = "a table"]
+fn random_loss_and_delay() {
+    for (mbit, rtt) in [(10.0, 40.0), (50.0, 40.0), (50.0, 100.0)] {
+        print!("{mbit:>5} Mbit/s {rtt:>4} ms and up to 10:");
+        for loss in [0.0, 0.01, 0.02, 0.05] {
+            let profile = Profile {
+                jitter_ms: 5.0,
+                ..path(rtt, mbit, loss, 1.0)
+            };
+            let shares = Network::shared_bottleneck(1, &profile, (1, None), (0.0, 30.0));
+            let share = shares.total() / (profile.rate * (1.0 - loss) * FILLED);
+            print!("  {share:.3}");
+        }
+        println!();
+    }
+}
+
 /// What `cargo xtask bench net` sends over its long paths.
 #[test]
 #[ignore = "a table"]

@@ -255,6 +255,7 @@ impl Handshake {
                     let key = take_key(&mut rest, KEY_BYTES)?;
                     self.symmetric.mix_hash(key);
                     self.remote_ephemeral = Some(to_key(key)?);
+                    self.checked[1] = None;
                 }
                 Token::S => {
                     let bytes = if self.symmetric.has_key() {
@@ -264,6 +265,7 @@ impl Handshake {
                     };
                     let key = self.symmetric.decrypt_and_hash(take_key(&mut rest, bytes)?)?;
                     self.remote_static = Some(to_key(&key)?);
+                    self.checked[0] = None;
                 }
                 dh => self.mix_dh(*dh)?,
             }
