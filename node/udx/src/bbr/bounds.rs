@@ -1,6 +1,6 @@
-//! How much may fly on a path whose queue overflows: the bounds of BBR version 3 (draft-ietf-ccwg-bbr-03, sections 5.3.3 "`ProbeBW`" and
-//! 5.5.10 "Loss"). Without them BBR keeps twice what fills the path in flight and takes nearly all of a short queue from streams that give
-//! way when they lose.
+//! How much may fly on a path whose queue overflows: the bounds of BBR version 3 (draft-ietf-ccwg-bbr-04, the `ProbeBW` phases of section
+//! 5.3.3 and the bounds of section 5.5.10). Without them BBR keeps twice what fills the path in flight and takes nearly all of a short queue
+//! from streams that give way when they lose.
 //!
 //! - The long-term bound is what flew when too much of it was lost. A stream cruises below it, with some room for others, and looks for
 //!   more every two or three seconds, or as often as a Reno stream of the same size would.
