@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, oneshot, watch};
+use tokio::sync::{Mutex, Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -74,8 +74,8 @@ pub(crate) struct Shared {
     pub(crate) config: CorestoreConfig,
     pub(crate) state: watch::Sender<CoreState>,
     pub(crate) durable: watch::Sender<CoreState>,
-    /// Counts what peers say about their lengths, for those who wait for an answer.
-    pub(crate) activity: watch::Sender<u64>,
+    /// Wakes those who wait for an answer whenever peers said something about their lengths.
+    pub(crate) activity: Notify,
     pub(crate) closed: CancellationToken,
     /// Whether connections open a channel for it unasked.
     pub(crate) wanted: AtomicBool,
@@ -83,9 +83,9 @@ pub(crate) struct Shared {
     /// The generation up to which the core is durable; locked while a flush runs.
     committed: Mutex<Option<u64>>,
     abandoned: StdMutex<Vec<Abandoned>>,
-    /// The storage's work, and how often some of it ended.
+    /// The storage's work, and who waits for some of it to end.
     work: TaskTracker,
-    worked: watch::Sender<u64>,
+    worked: Arc<Notify>,
 }
 
 impl Cell {
@@ -324,14 +324,14 @@ impl Shared {
             config,
             state: watch::Sender::new(state),
             durable: watch::Sender::new(state),
-            activity: watch::Sender::new(0),
+            activity: Notify::new(),
             closed: CancellationToken::new(),
             wanted: AtomicBool::new(false),
             cell: Arc::new(Turn::new(cell)),
             committed: Mutex::new(None),
             abandoned: StdMutex::default(),
             work: TaskTracker::new(),
-            worked: watch::Sender::new(0),
+            worked: Arc::default(),
         }
     }
 
@@ -400,16 +400,14 @@ impl Shared {
 
     /// The core, when its sealing has not fallen behind.
     async fn lock_when_kept_up(&self) -> Guard<'_> {
-        let mut worked = self.worked.subscribe();
         loop {
-            worked.borrow_and_update();
+            let worked = self.worked.notified();
             let cell = self.lock().await;
             if !cell.replica.core().storage().is_behind() {
                 return cell;
             }
             drop(cell);
-            // The sender lives as long as we do.
-            let _ = worked.changed().await;
+            worked.await;
         }
     }
 
@@ -476,7 +474,7 @@ impl Shared {
 /// open; work that was not handed back is done again when the core is opened the next time.
 struct Worker {
     cell: Weak<Turn<Cell>>,
-    worked: watch::Sender<u64>,
+    worked: Arc<Notify>,
     closed: CancellationToken,
 }
 
@@ -518,7 +516,7 @@ impl Worker {
                 if ended.await.is_err() {
                     return;
                 }
-                self.worked.send_modify(|count| *count += 1);
+                self.worked.notify_waiters();
                 busy_since = Instant::now();
                 if self.closed.is_cancelled() {
                     return;

@@ -371,14 +371,14 @@ impl CoreHandle {
     /// # Errors
     /// [`CorestoreError::Closed`] if the core is closed meanwhile.
     pub async fn update(&self) -> Result<bool, CorestoreError> {
-        let (mut state, mut activity) = (self.watch(), self.shared.activity.subscribe());
+        let mut state = self.watch();
         let before = state.borrow().length;
         let grown = async {
             loop {
+                let activity = self.shared.activity.notified();
                 let claimed = {
                     let cell = self.shared.lock().await;
                     state.borrow_and_update();
-                    activity.borrow_and_update();
                     cell.replicator.claimed_length(&cell.replica)
                 };
                 if claimed.is_some_and(|claimed| claimed <= self.state().length) {
@@ -386,7 +386,7 @@ impl CoreHandle {
                 }
                 tokio::select! {
                     _ = state.changed() => {}
-                    _ = activity.changed() => {}
+                    () = activity => {}
                     () = self.shared.closed.cancelled() => return,
                 }
             }
@@ -457,11 +457,10 @@ impl CoreHandle {
     /// # Errors
     /// Those of [`Blocks::seek`].
     pub async fn seek_padded(&self, byte_offset: u64, padding: u64) -> Result<(u64, u64), BlocksError> {
-        let mut activity = self.shared.activity.subscribe();
         let found = async {
             loop {
+                let activity = self.shared.activity.notified();
                 let mut cell = self.shared.lock().await;
-                activity.borrow_and_update();
                 let result = cell.replica.core().seek(byte_offset, padding);
                 match result.map_err(|source| failed(byte_offset, source))? {
                     SeekResult::Found { block, offset } => {
@@ -486,7 +485,7 @@ impl CoreHandle {
                 }
                 drop(cell);
                 tokio::select! {
-                    _ = activity.changed() => {}
+                    () = activity => {}
                     () = self.shared.closed.cancelled() => return Err(BlocksError::Closed),
                 }
             }

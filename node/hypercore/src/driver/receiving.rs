@@ -97,7 +97,7 @@ impl Connection {
         let (dirty, large) = (cell.dirty, cell.uncommitted_bytes >= COMMIT_BYTES);
         drop(cell);
         if is_sync || dirty {
-            core.activity.send_modify(|count| *count += 1);
+            core.activity.notify_waiters();
         }
         if dirty && !self.dirty.contains_key(&core.discovery_key) {
             self.dirty.insert(core.discovery_key, core.clone());
