@@ -398,7 +398,7 @@ impl Shared {
         Ok(())
     }
 
-    /// The core, when its sealing has not fallen behind.
+    /// The core, when its sealing has not fallen behind, or when it is closed.
     async fn lock_when_kept_up(&self) -> Guard<'_> {
         loop {
             let worked = self.worked.notified();
@@ -407,7 +407,11 @@ impl Shared {
                 return cell;
             }
             drop(cell);
-            worked.await;
+            tokio::select! {
+                () = worked => {}
+                // Nobody does the rest: it is done when the core is opened the next time.
+                () = self.closed.cancelled() => return self.lock().await,
+            }
         }
     }
 
@@ -437,10 +441,10 @@ impl Shared {
         &self,
         change: impl FnOnce(&mut BoxedCore) -> Result<(Changed, R), E>,
     ) -> Result<R, CorestoreError> {
+        let mut cell = self.lock_when_kept_up().await;
         if self.closed.is_cancelled() {
             return Err(CorestoreError::Closed);
         }
-        let mut cell = self.lock_when_kept_up().await;
         let (fork, result) = {
             let core = cell.replica.core_mut();
             (core.fork(), change(core).map_err(Into::into)?)
