@@ -24,5 +24,6 @@ pub mod process;
 pub mod product;
 pub mod progress;
 pub mod scene;
+pub mod script;
 pub mod stage;
 pub mod tools;

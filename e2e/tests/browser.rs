@@ -1,75 +1,26 @@
 //! A page in a browser, and a pod.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use cumulet_e2e::peers::{BOOTSTRAP_PORT, Site};
 use cumulet_e2e::scene::{CLOUD, READY_WITHIN, Scene};
-use cumulet_e2e::tools::{self, chromium};
-use cumulet_e2e::{poll, process, stage};
-use serde_json::{Value, json};
+use cumulet_e2e::script::Script;
+use cumulet_e2e::tools::chromium;
+use cumulet_e2e::{poll, script, stage};
+use serde_json::json;
 
 const BLOCKS: u64 = 40;
 const BLOCK_BYTES: usize = 10_000;
 /// Seed of the page's key pair, in hex.
 const SEED: &str = "0909090909090909090909090909090909090909090909090909090909090909";
 
-/// A process of a script of `interop/relay`: one JSON command a line, one JSON answer a line.
-struct Script {
-    process: Child,
-    /// None at the end.
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
-}
-
-impl Script {
-    fn start(mut command: Command) -> Result<Self> {
-        let mut process = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("failed to start Node.js")?;
-        let input = process.stdin.take();
-        let output = BufReader::new(process.stdout.take().context("no output")?);
-        Ok(Self {
-            process,
-            input,
-            output,
-        })
-    }
-
-    fn call(&mut self, command: &str, mut arguments: Value) -> Result<Value> {
-        arguments["cmd"] = command.into();
-        let input = self.input.as_mut().context("no input")?;
-        writeln!(input, "{arguments}").context("failed to ask")?;
-        let mut line = String::new();
-        self.output.read_line(&mut line).context("failed to hear")?;
-        let answer: Value = serde_json::from_str(&line).with_context(|| format!("{command}: {line:?}"))?;
-        ensure!(answer["error"].is_null(), "{command}: {answer}");
-        Ok(answer)
-    }
-}
-
-impl Drop for Script {
-    fn drop(&mut self) {
-        // It ends by itself, and a browser with it.
-        drop(self.input.take());
-        let _ = self.process.wait();
-    }
-}
-
 #[test]
 fn a_page_in_chromium_replicates_a_core_from_a_pod_through_a_websocket_until_it_is_no_device_any_more()
 -> Result<()> {
-    let scripts = tools::repository().join("interop/relay");
-    tools::npm::install(&scripts)?;
-    let node = process::find("node").context("Node.js is missing")?;
-    let mut command = Command::new(&node);
-    command
-        .arg(scripts.join("chromium.js"))
-        .env(chromium::VARIABLE, chromium::program()?);
-    let mut browser = Script::start(command)?;
+    let mut command = Command::new(script::node()?);
+    command.env(chromium::VARIABLE, chromium::program()?);
+    let mut browser = Script::start(command, "chromium.js")?;
     let page = browser.call("identity", json!({"seed": SEED}))?["publicKey"].clone();
 
     let scene = Scene::new("browser")?;
@@ -81,9 +32,7 @@ fn a_page_in_chromium_replicates_a_core_from_a_pod_through_a_websocket_until_it_
     let patch = patch.to_string();
     scene.run(&["patch", "personalcloud", CLOUD, "--type=merge", "--patch", &patch])?;
 
-    let mut command = Site::command(scene.cluster(), &node)?;
-    command.arg(scripts.join("page.js"));
-    let mut writer = Script::start(command)?;
+    let mut writer = Script::start(scene.cluster().command(&script::node()?)?, "page.js")?;
     let host = scene.cluster().host();
     let written = json!({
         "host": host, "bootstrap": [format!("{host}:{BOOTSTRAP_PORT}")], "blocks": BLOCKS, "bytes": BLOCK_BYTES,

@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use cumulet_e2e::cluster::kubectl::condition;
 use cumulet_e2e::content::{self, Content};
-use cumulet_e2e::peers::{Bootstrap, Peer};
+use cumulet_e2e::peers::{BOOTSTRAP_PORT, Bootstrap, Peer, Site};
 use cumulet_e2e::scene::{CLOUD, READY_WITHIN, Scene};
-use cumulet_e2e::{poll, stage};
+use cumulet_e2e::script::{self, Script};
+use cumulet_e2e::{http, poll, stage};
 use serde_json::json;
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/private-dht.yaml");
@@ -70,6 +71,86 @@ fn three_clouds_that_serve_the_dht_are_a_network_of_their_own() -> Result<()> {
     })?;
     reader.download()?;
     assert_eq!(reader.hashes()?, original);
+    Ok(())
+}
+
+/// Seed of a device's key pair, in hex.
+const DEVICE: &str = "0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b";
+
+/// What `/metrics` of a cloud's one replica says of a name.
+fn metric(scene: &Scene, cloud: &str, name: &str) -> Result<u64> {
+    let node = dht_node(scene, cloud)?;
+    let target = format!("{}:9090", node.host).parse().context("no address")?;
+    let url = format!("http://{}/metrics", scene.cluster().forward(target)?);
+    let body = String::from_utf8(http::get(&url, &[])?.body).context("not text")?;
+    let value = body
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{name} ")));
+    value
+        .and_then(|value| value.parse().ok())
+        .with_context(|| format!("no {name} in {body}"))
+}
+
+#[test]
+fn two_clouds_in_one_cluster_never_share_a_relay() -> Result<()> {
+    let scene = Scene::new("two-relays")?;
+    let mut javascript = Script::start(scene.cluster().command(&script::node()?)?, "peer.js")?;
+    let device = javascript.call("identity", json!({"seed": DEVICE}))?["publicKey"].clone();
+    let host = scene.cluster().host().to_string();
+    let bootstrap = Bootstrap {
+        host: host.clone(),
+        port: BOOTSTRAP_PORT,
+    };
+    for cloud in ["home", "office"] {
+        let mut spec = stage::cloud_spec(
+            1,
+            std::slice::from_ref(&bootstrap),
+            Some(&format!("{}-{cloud}", scene.namespace())),
+        );
+        spec["network"]["relay"] = json!({"enabled": true});
+        if cloud == "home" {
+            spec["devices"] = json!([{"name": "phone", "publicKey": device}]);
+        }
+        let manifest = json!({
+            "apiVersion": "cumulet.io/v1alpha1",
+            "kind": "PersonalCloud",
+            "metadata": {"name": cloud, "namespace": scene.namespace()},
+            "spec": spec,
+        });
+        scene.kubectl().apply(&manifest.to_string())?;
+    }
+    for (cloud, serves) in [("home", 1), ("office", 0)] {
+        let object = ["personalcloud", cloud, "-n", scene.namespace()];
+        let relay = scene
+            .kubectl()
+            .wait_for("the key of the relay", READY_WITHIN, &object, |cloud| {
+                cloud["status"]["relayKeys"][0].as_str().map(str::to_owned)
+            })?;
+        dht_node(&scene, cloud)?;
+        // The device listens, and does without holes in its firewall.
+        let mut listening = json!({"bootstrap": [bootstrap.to_string()], "host": host, "seed": DEVICE});
+        listening["relay"] = json!(relay);
+        listening["blocked"] = json!(true);
+        let listens = javascript.call("listen", listening)?;
+        let bytes = 65_536;
+        let connected = javascript.call(
+            "connect",
+            json!({
+                "bootstrap": [bootstrap.to_string()], "host": host, "publicKey": listens["publicKey"],
+                "count": 1, "bytes": bytes, "text": "plain",
+            }),
+        )?;
+        assert_eq!(connected["ok"], serves, "{cloud}: {connected}");
+        assert_eq!(
+            metric(&scene, cloud, "cumulet_node_relay_links_opened_total")?,
+            serves,
+            "{cloud}"
+        );
+        // There and back.
+        let forwarded = metric(&scene, cloud, "cumulet_node_relay_forwarded_bytes_total")?;
+        assert!(forwarded >= serves * 2 * bytes, "{cloud}: {forwarded}");
+        javascript.call("close", json!({"handle": listens["handle"]}))?;
+    }
     Ok(())
 }
 

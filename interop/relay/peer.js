@@ -1,5 +1,5 @@
 // A JavaScript blind relay, server or client under remote control: one JSON command per line on stdin, one JSON answer per
-// line on stdout. Everything binds to 127.0.0.1. The process ends when stdin closes.
+// line on stdout. Everything binds to 127.0.0.1, or to the host that a command names. The process ends when stdin closes.
 const DHT = require('hyperdht')
 const blind = require('blind-relay')
 const Holepuncher = require('hyperdht/lib/holepuncher')
@@ -23,8 +23,8 @@ function parse (address) {
   return { host, port: Number(port) }
 }
 
-function createNode ({ bootstrap, firewalled }) {
-  const opts = { bootstrap: bootstrap.map(parse), host: HOST, firewalled }
+function createNode ({ bootstrap, firewalled, host = HOST, seed }) {
+  const opts = { bootstrap: bootstrap.map(parse), host, firewalled, keyPair: seed && DHT.keyPair(key(seed)) }
   if (firewalled) opts.quickFirewall = false
   return new DHT(opts)
 }
@@ -102,9 +102,14 @@ const commands = {
     return { handle, publicKey: server.publicKey.toString('hex') }
   },
 
+  // As whom a node with this seed uses relays.
+  async identity ({ seed }) {
+    return { publicKey: DHT.keyPair(key(seed)).publicKey.toString('hex') }
+  },
+
   // An echo server. Firewalled, so that clients need a hole or a relay.
   async listen (args) {
-    const node = createNode({ bootstrap: args.bootstrap, firewalled: true })
+    const node = createNode({ ...args, firewalled: true })
     await node.fullyBootstrapped()
     const opts = { shareLocalAddress: false, relayThrough: key(args.relay) }
     if (args.blocked) opts.holepunch = false
@@ -127,7 +132,7 @@ const commands = {
   },
 
   async connect (args) {
-    const node = createNode({ bootstrap: args.bootstrap, firewalled: true })
+    const node = createNode({ ...args, firewalled: true })
     await node.fullyBootstrapped()
     const payload = Buffer.alloc(args.bytes, args.text)
     const errors = {}

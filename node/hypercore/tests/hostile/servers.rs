@@ -6,7 +6,7 @@ use cumulet_hypercore::messages::{
 };
 
 use crate::pair::random;
-use crate::scene::{Fate, Scene, Victim, flood, pour_messages, withstand};
+use crate::scene::{Fate, Scene, Victim, flood, pour_messages, withstand, withstand_many};
 
 const FAR: u64 = (1 << 53) - 1;
 
@@ -71,7 +71,9 @@ fn everything_asked_for_and_nothing_read() {
 
 #[test]
 fn everything_asked_for_on_fifty_connections_and_nothing_read() {
-    withstand(Victim::Serves, Fate::Bounded, async |scene| {
+    // A hundred thousand requests come first.
+    let more = 15;
+    withstand_many(Victim::Serves, Fate::Bounded, more, &async |scene: &Scene| {
         let mut hands = Vec::new();
         for _ in 0..50 {
             let (mut hand, channel) = scene.open().await;
