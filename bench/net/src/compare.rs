@@ -1,12 +1,14 @@
 //! Running the comparison: rounds, in which the sides take turns, and a table.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::process::{Places, Side};
 use crate::rows::{self, Better, Measured, Row};
+use crate::shares::Times;
 
 /// Arguments of `compare`.
 #[derive(Debug, clap::Args)]
@@ -23,11 +25,24 @@ pub(crate) struct Arguments {
     /// Only rows whose name contains this, or any of several with | between.
     #[arg(long, value_name = "PATTERN")]
     row: Option<String>,
+    /// How long two streams share a path before and while their shares are measured.
+    #[arg(long, value_name = "SECONDS", num_args = 2, default_values_t = [8, 24])]
+    share_seconds: Vec<u64>,
+}
+
+impl Arguments {
+    fn times(&self) -> Times {
+        let seconds = |index| Duration::from_secs(self.share_seconds.get(index).copied().unwrap_or(1));
+        Times {
+            before: seconds(0),
+            measured: seconds(1),
+        }
+    }
 }
 
 /// All rounds of one line of the table.
 struct Line {
-    name: &'static str,
+    name: String,
     unit: &'static str,
     better: Better,
     ours: Vec<f64>,
@@ -120,7 +135,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
                 [Side::Js, Side::Ours]
             };
             for side in order {
-                let measured = rows::measure(&places, *row, side, round as u64)
+                let measured = rows::measure(&places, *row, side, round as u64, arguments.times())
                     .await
                     .with_context(|| format!("{}, {side:?}", row.name()))?;
                 for value in measured {
@@ -157,7 +172,7 @@ fn record(lines: &mut Vec<Line>, side: Side, measured: &Measured) {
     let index = lines.iter().position(|line| line.name == measured.name);
     let index = index.unwrap_or_else(|| {
         lines.push(Line {
-            name: measured.name,
+            name: measured.name.clone(),
             unit: measured.unit,
             better: measured.better,
             ours: Vec::new(),

@@ -1,4 +1,4 @@
-//! Measures UDX streams, DHT connections, blind relays and blind peers beside the JavaScript packages (`udx-native`, `hyperdht`, `blind-relay`,
+//! Measures UDX streams, what they leave to others, DHT connections, blind relays and blind peers beside the JavaScript packages (`udx-native`, `hyperdht`, `blind-relay`,
 //! `blind-peer`).
 //!
 //! `compare` runs the rows in rounds, ours and JavaScript's taking turns, each measured program in a process of its own; `side` is
@@ -10,9 +10,11 @@ mod compare;
 mod crowd;
 mod keeping;
 mod path;
+mod pouring;
 mod process;
 mod relaying;
 mod rows;
+mod shares;
 mod side;
 
 use std::process::ExitCode;

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use cumulet_net_lab::Namespace;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -38,19 +39,40 @@ pub(crate) struct Program {
 impl Program {
     /// Starts the side's program of a folder of `interop`.
     pub(crate) fn start(places: &Places, side: Side, folder: &str, arguments: &[&str]) -> Result<Self> {
-        let mut command = match side {
-            Side::Ours => {
-                let mut command = Command::new(&places.ours);
-                command.arg("side");
-                command
-            }
-            Side::Js => {
-                let mut command = Command::new("node");
-                command.arg("bench.js").current_dir(places.interop.join(folder));
-                command
-            }
+        let program = match side {
+            Side::Ours => Command::new(&places.ours),
+            Side::Js => Command::new("node"),
         };
-        Self::spawn(command.args(arguments))
+        Self::start_as(program, places, side, folder, arguments)
+    }
+
+    /// The same in a network namespace.
+    pub(crate) fn start_within(
+        namespace: &Namespace,
+        places: &Places,
+        side: Side,
+        folder: &str,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let program = match side {
+            Side::Ours => namespace.command(&places.ours.to_string_lossy()),
+            Side::Js => namespace.command("node"),
+        };
+        Self::start_as(program.into(), places, side, folder, arguments)
+    }
+
+    fn start_as(
+        mut program: Command,
+        places: &Places,
+        side: Side,
+        folder: &str,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        match side {
+            Side::Ours => program.arg("side"),
+            Side::Js => program.arg("bench.js").current_dir(places.interop.join(folder)),
+        };
+        Self::spawn(program.args(arguments))
     }
 
     /// A DHT of JavaScript nodes; it takes commands of `interop/dht/peer.js`.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::path::{Profile, Route};
 use crate::process::{Places, Program, Side, number};
+use crate::shares::{Crossing, Times};
 
 /// Bytes of a stream over loopback, over a long path, and through a relay.
 const LOOPBACK_BYTES: u32 = 512 << 20;
@@ -53,7 +54,7 @@ pub(crate) enum Better {
 /// One value of one side.
 #[derive(Debug)]
 pub(crate) struct Measured {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) unit: &'static str,
     pub(crate) better: Better,
     pub(crate) value: f64,
@@ -72,10 +73,11 @@ pub(crate) enum Row {
     Relay,
     Idle,
     Announced,
+    Shares(Crossing),
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Loopback,
         Self::LongPath,
         Self::LosingPath,
@@ -86,6 +88,12 @@ impl Row {
         Self::Relay,
         Self::Idle,
         Self::Announced,
+        Self::Shares(Crossing::ALL[0]),
+        Self::Shares(Crossing::ALL[1]),
+        Self::Shares(Crossing::ALL[2]),
+        Self::Shares(Crossing::ALL[3]),
+        Self::Shares(Crossing::ALL[4]),
+        Self::Shares(Crossing::ALL[5]),
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -100,24 +108,25 @@ impl Row {
             Self::Relay => "blind relay",
             Self::Idle => "idle connections",
             Self::Announced => "announced cores",
+            Self::Shares(crossing) => crossing.row,
         }
     }
 }
 
-fn more(name: &'static str, unit: &'static str, value: f64) -> Measured {
+pub(crate) fn more(name: impl Into<String>, unit: &'static str, value: f64) -> Measured {
     let better = Better::More;
     Measured {
-        name,
+        name: name.into(),
         unit,
         better,
         value,
     }
 }
 
-fn less(name: &'static str, unit: &'static str, value: f64) -> Measured {
+fn less(name: impl Into<String>, unit: &'static str, value: f64) -> Measured {
     let better = Better::Less;
     Measured {
-        name,
+        name: name.into(),
         unit,
         better,
         value,
@@ -125,7 +134,13 @@ fn less(name: &'static str, unit: &'static str, value: f64) -> Measured {
 }
 
 /// What a lossy path loses depends on the round: in one round both sides lose the same of their packets, in the next others.
-pub(crate) async fn measure(places: &Places, row: Row, side: Side, round: u64) -> Result<Vec<Measured>> {
+pub(crate) async fn measure(
+    places: &Places,
+    row: Row,
+    side: Side,
+    round: u64,
+    times: Times,
+) -> Result<Vec<Measured>> {
     let path = match row {
         Row::Loopback => return loopback(places, side).await,
         Row::SetUp => return set_up(places, side).await,
@@ -134,6 +149,7 @@ pub(crate) async fn measure(places: &Places, row: Row, side: Side, round: u64) -
         Row::Relay => return relay(places, side).await,
         Row::Idle => return idle(places, side).await,
         Row::Announced => return announced(places, side).await,
+        Row::Shares(crossing) => return crossing.measure(places, side, times, round).await,
         Row::LongPath => long_path(0.0),
         Row::LosingPath => long_path(0.01),
         Row::BadPath => long_path(0.02),
@@ -338,12 +354,7 @@ async fn idle(places: &Places, side: Side) -> Result<Vec<Measured>> {
     client.end().await?;
     let grown = (number(&after, "rss")? - before) / MIB;
     served.end().await?;
-    Ok(vec![Measured {
-        name: "server's RSS per 1000 idle connections",
-        unit: "MiB",
-        better: Better::Less,
-        value: grown,
-    }])
+    Ok(vec![less("server's RSS per 1000 idle connections", "MiB", grown)])
 }
 
 /// All of a blind peer's memory. Ours is the whole node; the app is JavaScript's in both cases.

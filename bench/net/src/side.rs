@@ -17,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::crowd::{self, Work};
-use crate::{keeping, relaying};
+use crate::{keeping, pouring, relaying};
 
 pub(crate) const CHUNK: usize = 64 * 1024;
 /// Both sides' stream.
-const ID: u32 = 2;
+pub(crate) const ID: u32 = 2;
 /// Between connections, so that nobody's ration of handshakes is the measure.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -37,6 +37,10 @@ pub(crate) enum Task {
         /// How much.
         bytes: usize,
     },
+    /// Take a stream for as long as somebody asks how much came.
+    Take(pouring::Taker),
+    /// Send a stream until whoever started this ends it.
+    Pour(pouring::Pourer),
     /// Echo on a key.
     Serve {
         /// A DHT node.
@@ -86,6 +90,8 @@ pub(crate) async fn run(task: Task) -> Result<()> {
     match task {
         Task::Receive => receive().await,
         Task::Send { port, bytes } => send(port, bytes).await,
+        Task::Take(taker) => pouring::take(&taker).await,
+        Task::Pour(pourer) => pouring::pour(&pourer).await,
         Task::Serve { bootstrap } => serve(bootstrap).await,
         Task::Connect(clients) => connect(clients, false).await,
         Task::Hold(clients) => connect(clients, true).await,
@@ -97,9 +103,10 @@ pub(crate) async fn run(task: Task) -> Result<()> {
     }
 }
 
-fn stream() -> Result<(Endpoint, Socket, UdxStream)> {
+/// A stream on a new socket, whose port is printed.
+pub(crate) fn stream(host: Ipv4Addr) -> Result<(Endpoint, Socket, UdxStream)> {
     let endpoint = Endpoint::with_system_entropy();
-    let (socket, _) = endpoint.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let (socket, _) = endpoint.bind(SocketAddr::from((host, 0)))?;
     let options = StreamOptions {
         local_id: Some(ID),
         ..StreamOptions::default()
@@ -110,7 +117,7 @@ fn stream() -> Result<(Endpoint, Socket, UdxStream)> {
 }
 
 async fn receive() -> Result<()> {
-    let (_endpoint, _socket, mut stream) = stream()?;
+    let (_endpoint, _socket, mut stream) = stream(Ipv4Addr::LOCALHOST)?;
     let source = stream.first_packet().await.context("nothing came")?;
     let before = processor_seconds()?;
     stream.connect(&source.socket, ID, source.address)?;
@@ -130,7 +137,7 @@ async fn receive() -> Result<()> {
 }
 
 async fn send(port: u16, bytes: usize) -> Result<()> {
-    let (_endpoint, socket, mut stream) = stream()?;
+    let (_endpoint, socket, mut stream) = stream(Ipv4Addr::LOCALHOST)?;
     let (started, before) = (Instant::now(), processor_seconds()?);
     stream.connect(&socket, ID, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
     let chunk = vec![7; CHUNK];

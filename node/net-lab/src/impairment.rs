@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// How long packets may wait for their turn on a link with a rate, before later ones are dropped: what home routers buffer.
+/// How long packets may wait for their turn on a link with a rate that says nothing else, before later ones are dropped: what home
+/// routers buffer.
 const MAX_WAIT: Duration = Duration::from_millis(500);
 
 /// A link's quality, the same in both directions. `default()` is a perfect one.
@@ -20,6 +21,8 @@ pub struct Link {
     pub jitter: Duration,
     /// Bits per second, if there is a limit.
     pub rate: Option<u64>,
+    /// How long packets may wait for their turn, where there is a rate; half a second without it.
+    pub queue: Option<Duration>,
 }
 
 impl Link {
@@ -70,7 +73,7 @@ impl Lane {
         let mut leaves = now;
         if let Some(rate) = self.link.rate {
             let begins = self.free_at.max(now);
-            if begins.saturating_sub(now) > MAX_WAIT {
+            if begins.saturating_sub(now) > self.link.queue.unwrap_or(MAX_WAIT) {
                 return Fate::Dropped;
             }
             let bits = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(8);
@@ -153,6 +156,11 @@ mod tests {
         assert_eq!(arrivals[9], Fate::Arrives(Duration::from_micros(312_500)));
         let through = arrivals.iter().filter(|fate| **fate != Fate::Dropped).count();
         assert_eq!(through, 17);
+        // A queue of its own length instead of the half second.
+        let queue = Some(Duration::from_millis(100));
+        let mut short = Lane::new(Link { queue, ..link }, 0);
+        let through = (0..100).filter(|_| short.admit(Duration::ZERO, 1_000) != Fate::Dropped);
+        assert_eq!(through.count(), 4);
         // A second later the line is free again.
         assert!(matches!(
             lane.admit(Duration::from_secs(1), 1_000),

@@ -52,7 +52,7 @@ pub enum ParseError {
     /// No such impairment.
     #[error(
         "failed to read topology: there is no impairment {name:?}; there are loss=2%, delay=300ms (one way), jitter=20ms, \
-         rate=256kbit, lossy, satellite and narrow"
+         rate=256kbit, queue=40ms, lossy, satellite and narrow"
     )]
     Impairment {
         /// What was said.
@@ -151,6 +151,7 @@ fn impair(link: &mut Link, text: &str) -> Result<(), ParseError> {
         "loss" => link.loss_ppm = percent(value).ok_or_else(bad)?,
         "delay" => link.delay = duration(value).ok_or_else(bad)?,
         "jitter" => link.jitter = duration(value).ok_or_else(bad)?,
+        "queue" => link.queue = Some(duration(value).ok_or_else(bad)?),
         "rate" => link.rate = Some(rate(value).ok_or_else(bad)?),
         _ => return Err(unknown()),
     }
@@ -203,7 +204,7 @@ mod tests {
     #[test]
     fn a_topology_is_read_with_its_impairments() {
         let topology = Topology::parse(
-            "port-restricted+lossy:symmetric+delay=300ms+jitter=1s+rate=256kbit",
+            "port-restricted+lossy:symmetric+delay=300ms+jitter=1s+rate=256kbit+queue=40ms",
             7,
         );
         let sites = topology.unwrap().sites;
@@ -217,6 +218,7 @@ mod tests {
             delay: Duration::from_millis(300),
             jitter: Duration::from_secs(1),
             rate: Some(256_000),
+            queue: Some(Duration::from_millis(40)),
         };
         assert_eq!((sites[1].nat, sites[1].link), (Nat::Symmetric, link));
         let half = Topology::parse("open+loss=0.5%:open", 7).unwrap();
@@ -253,6 +255,7 @@ mod tests {
             "open+rate=0kbit:open",
             "open+rate=99999999999999999999bit:open",
             "open+jitter=ms:open",
+            "open+queue=2packets:open",
             "open+loss=NaN%:open",
         ] {
             let error = Topology::parse(text, 0).unwrap_err().to_string();

@@ -159,6 +159,10 @@ fn list(out: &Output) -> Result {
             "up to so much longer, at random: packets overtake each other",
         ),
         ("rate=256kbit", "bits per second, each way"),
+        (
+            "queue=40ms",
+            "beside a rate: what would wait longer than this is dropped, instead of 500 ms",
+        ),
     ] {
         out.show(&Listed { name, description })?;
     }
