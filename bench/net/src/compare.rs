@@ -122,7 +122,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         let patterns = arguments.row.as_deref().unwrap_or("");
         patterns.split('|').any(|pattern| row.name().contains(pattern))
     };
-    let rows: Vec<Row> = Row::ALL.into_iter().filter(wanted).collect();
+    let mut rows: Vec<Row> = Row::ALL.into_iter().filter(wanted).collect();
+    if let Some(missing) = cumulet_net_lab::missing()
+        && rows.iter().any(Row::needs_lab)
+    {
+        eprintln!("shares are left out: {missing}; hint: {}", missing.hint());
+        rows.retain(|row| !row.needs_lab());
+    }
     let before = load();
     let mut lines: Vec<Line> = Vec::new();
     for round in 1..=arguments.rounds {

@@ -51,9 +51,10 @@ async fn count(mut stream: impl AsyncRead + Unpin) -> Result<()> {
     let (mut chunk, mut bytes) = (vec![0; CHUNK], 0);
     loop {
         tokio::select! {
-            read = stream.read(&mut chunk) => match read? {
-                0 => return until_input_ends().await,
-                read => bytes += read,
+            read = stream.read(&mut chunk) => match read {
+                // Whoever measures ends the sender first, with or without a goodbye.
+                Ok(0) | Err(_) => return until_input_ends().await,
+                Ok(read) => bytes += read,
             },
             line = lines.next_line() => match line? {
                 Some(_) => println!("{}", json!({ "bytes": bytes })),

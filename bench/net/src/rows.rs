@@ -96,6 +96,11 @@ impl Row {
         Self::Shares(Crossing::ALL[5]),
     ];
 
+    /// Whether it is measured in network namespaces.
+    pub(crate) fn needs_lab(&self) -> bool {
+        matches!(self, Self::Shares(_))
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Loopback => "stream over loopback",

@@ -94,6 +94,7 @@ fn shares() {
             ("Reno", Some(Law::Reno)),
             ("CUBIC", Some(Law::Cubic)),
             ("BBR1", Some(Law::Bbr1)),
+            ("libudx", Some(Law::Libudx)),
             ("ours", None),
         ] {
             print!("{mbit:>3} Mbit/s {rtt:>4} ms {name:>6}:");

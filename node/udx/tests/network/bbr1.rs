@@ -26,9 +26,18 @@ pub(crate) struct Model {
     tokens: f64,
     refilled_at: f64,
     initial_rate: f64,
+    by_the_millisecond: bool,
 }
 
 impl Model {
+    /// What libudx makes of it: its pacing lets a packet leave in every millisecond, however low the rate.
+    pub(crate) fn by_the_millisecond() -> Self {
+        Self {
+            by_the_millisecond: true,
+            ..Self::new()
+        }
+    }
+
     pub(crate) fn new() -> Self {
         Self {
             delivered: 0,
@@ -46,6 +55,7 @@ impl Model {
             tokens: 10.0,
             refilled_at: 0.0,
             initial_rate: 1000.0,
+            by_the_millisecond: false,
         }
     }
 
@@ -92,6 +102,14 @@ impl Model {
     pub(crate) fn paced_until(&mut self, now: u64) -> Option<u64> {
         let at = now as f64 / SECOND;
         let rate = self.rate();
+        if self.by_the_millisecond {
+            let passed = at.mul_add(1e3, 1e-6).floor() - self.refilled_at.mul_add(1e3, 1e-6).floor();
+            if passed >= 1.0 {
+                self.tokens = passed * rate * 1e-3;
+                self.refilled_at = at;
+            }
+            return (self.tokens <= 0.0).then(|| (now / 1000 + 1) * 1000);
+        }
         self.tokens = (self.tokens + (at - self.refilled_at) * rate).min((rate * 0.001).max(2.0));
         self.refilled_at = at;
         (self.tokens < 1.0).then(|| now + 1 + ((1.0 - self.tokens) / rate * SECOND) as u64)
@@ -99,6 +117,9 @@ impl Model {
 
     pub(crate) fn on_sent(&mut self) {
         self.tokens -= 1.0;
+        if self.by_the_millisecond {
+            self.tokens = self.tokens.max(0.0);
+        }
     }
 
     /// A packet arrived that was sent when `delivered` others had.

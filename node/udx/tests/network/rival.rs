@@ -11,8 +11,10 @@ use super::bbr1::Model;
 pub(crate) enum Law {
     Reno,
     Cubic,
-    /// Does not give way to losses, as libudx.
+    /// Does not give way to losses.
     Bbr1,
+    /// The same as libudx has it, which also sends faster than it means to.
+    Libudx,
 }
 
 const SECOND: f64 = 1e6;
@@ -63,10 +65,18 @@ impl Rival {
             epoch: None,
             before_loss: 0.0,
             as_reno: 0.0,
-            model: Model::new(),
+            model: if law == Law::Libudx {
+                Model::by_the_millisecond()
+            } else {
+                Model::new()
+            },
             delivered_at: 0,
             paced_until: None,
         }
+    }
+
+    fn is_bbr(&self) -> bool {
+        matches!(self.law, Law::Bbr1 | Law::Libudx)
     }
 
     /// The number of the next packet, if one may leave.
@@ -75,7 +85,7 @@ impl Rival {
         if self.flying.len() as f64 >= self.window {
             return None;
         }
-        if self.law == Law::Bbr1 {
+        if self.is_bbr() {
             self.paced_until = self.model.paced_until(now);
             if self.paced_until.is_some() {
                 return None;
@@ -107,7 +117,7 @@ impl Rival {
         };
         let kept = self.flying.split_off(&number.saturating_sub(REORDERING - 1));
         let lost = std::mem::replace(&mut self.flying, kept);
-        if self.law == Law::Bbr1 {
+        if self.is_bbr() {
             self.model.on_ack(now, rtt, delivered, self.flying.len());
             self.window = self.model.window();
             return;
@@ -126,7 +136,7 @@ impl Rival {
         self.epoch = None;
         let share = match self.law {
             Law::Reno => 0.5,
-            Law::Cubic | Law::Bbr1 => CUBIC_BETA,
+            Law::Cubic | Law::Bbr1 | Law::Libudx => CUBIC_BETA,
         };
         // Fast convergence: who loses below the last peak leaves room for newcomers.
         self.before_loss = if self.window < self.before_loss {
