@@ -37,8 +37,8 @@ pub(crate) async fn take(taker: &Taker) -> Result<()> {
     if taker.tcp {
         let listener = TcpListener::bind((taker.host, 0)).await?;
         println!("{}", listener.local_addr()?.port());
-        let (taken, _) = listener.accept().await?;
-        return count(taken).await;
+        let (stream, _) = listener.accept().await?;
+        return count(stream).await;
     }
     let (_endpoint, _socket, stream) = stream(taker.host)?;
     let source = stream.first_packet().await.context("nothing came")?;
