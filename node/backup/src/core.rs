@@ -14,6 +14,7 @@ use cumulet_hypercore::crypto::Key;
 use cumulet_hypercore::node::Node;
 use cumulet_hypercore::segment::{ContentCipher, Decoded, Held, Place, decode, encode};
 use cumulet_hypercore::storage::{Changes, ImportedSegment, Storage};
+use futures::future::BoxFuture;
 
 use crate::head::{ProvenHead, SignedHead};
 use crate::held::{Tree, cut};
@@ -28,6 +29,10 @@ pub trait SharedCore: Send + Sync + 'static {
     fn key(&self) -> Key;
     /// See [`BackupSource::mark`].
     fn mark(&self) -> ChangeMark;
+    /// See [`BackupSource::changed`].
+    fn changed(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
     /// Looks at the core.
     fn read<R>(&self, look: impl FnOnce(&Core<Self::Storage>) -> R) -> R;
     /// Returns when this length would survive a crash here: a backup must not know a longer core than its writer after a
@@ -50,6 +55,10 @@ impl<C: SharedCore> BackupSource for CoreSource<C> {
 
     fn mark(&self) -> ChangeMark {
         self.0.mark()
+    }
+
+    fn changed(&self) -> BoxFuture<'static, ()> {
+        self.0.changed()
     }
 
     fn held(&self) -> Result<Option<HeldCore>, CoreError> {

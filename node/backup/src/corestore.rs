@@ -6,6 +6,7 @@ use cumulet_hypercore::core::Core;
 use cumulet_hypercore::corestore::{CoreHandle, CorestoreError};
 use cumulet_hypercore::crypto::Key;
 use cumulet_hypercore::storage::Storage;
+use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use crate::core::SharedCore;
@@ -31,6 +32,16 @@ impl SharedCore for CoreHandle {
             length: durable.length,
             changes: durable.generation,
         }
+    }
+
+    fn changed(&self) -> BoxFuture<'static, ()> {
+        let mut durable = self.watch_durable();
+        Box::pin(async move {
+            // Its sender lives as long as the core, which we have.
+            if durable.changed().await.is_err() {
+                std::future::pending().await
+            }
+        })
     }
 
     fn read<R>(&self, look: impl FnOnce(&Core<Box<dyn Storage>>) -> R) -> R {

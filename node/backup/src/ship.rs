@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use cumulet_hypercore::crypto::{Hash, discovery_key};
 use cumulet_hypercore::segment::ContentCipher;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,9 +29,6 @@ pub(crate) use task::MAX_LISTED;
 /// Transfers at once over all cores. Each holds one segment, so this bounds memory to 4 times 16 MiB at the worst, and
 /// four streams fill most uplinks.
 const PARALLEL_TRANSFERS: usize = 4;
-/// Messages waiting for one core's task; they are hints and requests of people, a core handles each within a moment.
-const INPUTS: usize = 64;
-
 /// Tells the time of day, for progress reports only.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
@@ -131,14 +128,51 @@ struct Shared {
 }
 
 struct Core {
-    inputs: mpsc::Sender<Input>,
+    wishes: Arc<Wishes>,
     cancel: CancellationToken,
 }
 
-enum Input {
-    Changed,
+enum Wish {
     Flush(oneshot::Sender<()>),
     Damaged(String),
+}
+
+/// What one core's task is asked for. There is one for every core, and a channel takes more than a kilobyte. Whoever flushes waits, and
+/// an object is refused once, so few wait here.
+struct Wishes {
+    /// None once the task has ended.
+    waiting: Mutex<Option<Vec<Wish>>>,
+    wake: Notify,
+}
+
+impl Wishes {
+    fn new() -> Self {
+        Self {
+            waiting: Mutex::new(Some(Vec::new())),
+            wake: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Vec<Wish>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A wish that comes too late is dropped, which is what the one who waits sees.
+    fn tell(&self, wish: Wish) {
+        if let Some(waiting) = self.lock().as_mut() {
+            waiting.push(wish);
+        }
+        self.wake.notify_one();
+    }
+
+    async fn next(&self) -> Vec<Wish> {
+        self.wake.notified().await;
+        self.lock().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn close(&self) {
+        drop(self.lock().take());
+    }
 }
 
 impl Shipper {
@@ -174,12 +208,12 @@ impl Shipper {
         if cores.contains_key(&discovery) {
             return;
         }
-        let (inputs, receiver) = mpsc::channel(INPUTS);
+        let wishes = Arc::new(Wishes::new());
         let cancel = self.cancel.child_token();
         cores.insert(
             discovery,
             Core {
-                inputs,
+                wishes: Arc::clone(&wishes),
                 cancel: cancel.clone(),
             },
         );
@@ -187,9 +221,9 @@ impl Shipper {
         let first = u64::from_le_bytes(discovery.first_chunk().copied().unwrap_or_default());
         let plan = CorePlan::new(self.shared.config.max_lag, self.shared.config.seed ^ first);
         let names = CoreNames::new(discovery);
-        let task = Box::new(task::CoreTask::new(Arc::clone(&self.shared), source, names, plan));
+        let task = task::CoreTask::new(Arc::clone(&self.shared), source, wishes, names, plan);
         self.tracker
-            .spawn(cancel.run_until_cancelled_owned(task.run(receiver)));
+            .spawn(cancel.run_until_cancelled_owned(Box::new(task).run()));
     }
 
     /// Stops to back up a core. What is in the store stays there.
@@ -202,26 +236,15 @@ impl Shipper {
             .send_modify(|progress| drop(progress.cores.remove(discovery)));
     }
 
-    /// A hint that the core changed. Without it a change is noticed after half of the allowed lag.
-    pub fn changed(&self, discovery: &Hash) {
-        if let Some(core) = self.shared.cores().get(discovery) {
-            // A full queue means that the task is about to look anyway.
-            let _ = core.inputs.try_send(Input::Changed);
-        }
-    }
-
     /// Reports objects that a restore or a verification refused: good copies are put beside them, if their cores are backed up
     /// here and hold the blocks.
-    pub async fn damaged(&self, objects: impl IntoIterator<Item = String>) {
+    pub fn damaged(&self, objects: impl IntoIterator<Item = String>) {
         for object in objects {
-            let inputs = crate::names::core_of(&object).and_then(|discovery| {
-                self.shared
-                    .cores()
-                    .get(&discovery)
-                    .map(|core| core.inputs.clone())
-            });
-            if let Some(inputs) = inputs {
-                let _ = inputs.send(Input::Damaged(object)).await;
+            let Some(discovery) = crate::names::core_of(&object) else {
+                continue;
+            };
+            if let Some(core) = self.shared.cores().get(&discovery) {
+                core.wishes.tell(Wish::Damaged(object));
             }
         }
     }
@@ -229,18 +252,16 @@ impl Shipper {
     /// Ships everything that the cores hold now, at once, and waits until it is in the store: however long that takes, so
     /// put a timeout around it.
     pub async fn flush(&self) -> Result<(), Stopped> {
-        let inputs: Vec<_> = self
-            .shared
-            .cores()
-            .values()
-            .map(|core| core.inputs.clone())
-            .collect();
-        let mut waiting = Vec::with_capacity(inputs.len());
-        for inputs in inputs {
-            let (done, wait) = oneshot::channel();
-            inputs.send(Input::Flush(done)).await.map_err(|_| Stopped)?;
-            waiting.push(wait);
-        }
+        let waiting: Vec<_> = {
+            let cores = self.shared.cores();
+            let wishes = cores.values().map(|core| &core.wishes);
+            let tell = |wishes: &Arc<Wishes>| {
+                let (done, wait) = oneshot::channel();
+                wishes.tell(Wish::Flush(done));
+                wait
+            };
+            wishes.map(tell).collect()
+        };
         for wait in waiting {
             wait.await.map_err(|_| Stopped)?;
         }

@@ -9,6 +9,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use cumulet_hypercore::crypto::Key;
 use cumulet_hypercore::segment::{ContentCipher, Decoded, Place};
+use futures::future::BoxFuture;
 
 use crate::head::{ProvenHead, SignedHead};
 use crate::held::Cut;
@@ -35,6 +36,12 @@ pub trait BackupSource: Send + Sync + 'static {
 
     /// Changes whenever there may be something new to ship. Called often and on threads that must not block.
     fn mark(&self) -> ChangeMark;
+
+    /// Ends when [`Self::mark`] is another than it was when this was called. A source that can't tell never ends it: a change is noticed
+    /// after half of the allowed lag then.
+    fn changed(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
 
     /// What is held now; `None` while nothing is signed.
     fn held(&self) -> Result<Option<HeldCore>, CoreError>;

@@ -166,7 +166,7 @@ async fn a_good_copy_goes_beside_a_damaged_segment_and_is_found() {
             } else {
                 format!("{segment}.r{}", round - 1)
             };
-            ship.shipper.damaged([damaged]).await;
+            ship.shipper.damaged([damaged]);
             ship.shipper.flush().await.unwrap();
             let copy = format!("{segment}.r{round}");
             assert_eq!(std::fs::read(test.path(&copy)).unwrap(), good, "{}", test.name);
@@ -185,8 +185,7 @@ async fn a_good_copy_goes_beside_a_damaged_segment_and_is_found() {
         later.shipper.flush().await.unwrap();
         later
             .shipper
-            .damaged(report.damaged.into_iter().map(|damaged| damaged.object))
-            .await;
+            .damaged(report.damaged.into_iter().map(|damaged| damaged.object));
         later.shipper.flush().await.unwrap();
         later.stop().await;
         assert!(restore_into(&test.store, &core.bare()).await.is_complete());
@@ -202,7 +201,7 @@ async fn a_good_copy_goes_beside_a_damaged_head() {
     let ship = Ship::new(test.store.clone(), Duration::from_millis(20));
     ship.shipper.add(core.clone());
     ship.shipper.flush().await.unwrap();
-    ship.shipper.damaged([head.clone()]).await;
+    ship.shipper.damaged([head.clone()]);
     ship.shipper.flush().await.unwrap();
     ship.stop().await;
     let bare = core.bare();

@@ -92,12 +92,9 @@ pub struct Backup {
     restorer: Restorer,
     pins: Pins,
     cipher: ContentCipher,
-    followed: Mutex<BTreeMap<Hash, CancellationToken>>,
     refused: Mutex<BTreeMap<Hash, Refused>>,
     /// Folder with an empty file for each core whose restore is under way.
     restoring: PathBuf,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
 }
 
 impl std::fmt::Debug for Backup {
@@ -129,13 +126,7 @@ impl Backup {
             clock: Arc::new(now),
         };
         let key = ContentKey::new(content_key);
-        let shipper = Shipper::new(
-            Arc::clone(&store),
-            key.clone(),
-            ship,
-            tasks.clone(),
-            cancel.clone(),
-        );
+        let shipper = Shipper::new(Arc::clone(&store), key.clone(), ship, tasks, cancel);
         let restorer = Restorer::new(Arc::clone(&store), key.clone(), Patience::default());
         let pins = Pins::new(store, key, Patience::default());
         Ok(Self {
@@ -144,11 +135,8 @@ impl Backup {
             restorer,
             pins,
             cipher: ContentCipher::new(&content_key),
-            followed: Mutex::default(),
             refused: Mutex::default(),
             restoring: config.data_dir.join("restoring"),
-            tasks,
-            cancel,
         })
     }
 
@@ -159,33 +147,12 @@ impl Backup {
 
     /// Ships a core from now on; a core that is shipped already stays as it is.
     pub fn follow(&self, core: &CoreHandle) {
-        let discovery_key = *core.discovery_key();
-        let cancel = {
-            let mut followed = lock(&self.followed);
-            if followed.contains_key(&discovery_key) {
-                return;
-            }
-            let cancel = self.cancel.child_token();
-            followed.insert(discovery_key, cancel.clone());
-            cancel
-        };
         self.shipper.add(Arc::new(CoreSource(core.clone())));
-        let (shipper, mut state) = (self.shipper.clone(), core.watch_durable());
-        // In a box, since the future around it would hold it twice, for every core.
-        self.tasks
-            .spawn(cancel.run_until_cancelled_owned(Box::pin(async move {
-                while state.changed().await.is_ok() {
-                    shipper.changed(&discovery_key);
-                }
-            })));
     }
 
     /// Stops shipping a core. What is in the store stays.
     pub fn forget(&self, discovery_key: &Hash) {
-        if let Some(cancel) = lock(&self.followed).remove(discovery_key) {
-            cancel.cancel();
-            self.shipper.remove(discovery_key);
-        }
+        self.shipper.remove(discovery_key);
         lock(&self.refused).remove(discovery_key);
     }
 
@@ -272,7 +239,7 @@ impl Backup {
                 ?objects,
                 "the blocks of damaged objects are here again and are shipped anew"
             );
-            self.shipper.damaged(objects).await;
+            self.shipper.damaged(objects);
             lock(&self.refused).remove(discovery_key);
         }
     }

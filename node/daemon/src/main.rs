@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
@@ -35,6 +36,10 @@ Examples:
   Restore on a new machine with no peer online:
     cumulet-node --data-dir ~/new --pin <key> --backup-url file:///mnt/usb --content-key-file content.key";
 
+/// How long a thread that waits for disks stays when there is nothing to do. Many cores that change at once need dozens of them, and
+/// each holds on to memory that was freed on it.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Some(shell) = cli.completions {
@@ -64,6 +69,7 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     let config = cli.options.over(file).check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .thread_keep_alive(IDLE_THREAD)
         .build()
         .context("failed to start the runtime")?;
     runtime.block_on(run::run(config))

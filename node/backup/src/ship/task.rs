@@ -9,9 +9,9 @@ use cumulet_hypercore::segment::{Place, SegmentId};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use super::{CoreProgress, Failure, Input, Shared, ShipError};
+use super::{CoreProgress, Failure, Shared, ShipError, Wish, Wishes};
 use crate::head::{Head, segment_name};
 use crate::names::{CoreNames, HeadName, SegmentName};
 use crate::plan::{CorePlan, Snapshot, Step};
@@ -40,8 +40,10 @@ enum Done {
 pub(super) struct CoreTask {
     shared: Arc<Shared>,
     source: Arc<dyn BackupSource>,
+    wishes: Arc<Wishes>,
     names: CoreNames,
     plan: CorePlan,
+    /// Until it is in the store.
     shipment: Option<Box<Shipment>>,
     durable_bytes: u64,
     failure: Option<Failure>,
@@ -55,12 +57,14 @@ impl CoreTask {
     pub(super) fn new(
         shared: Arc<Shared>,
         source: Arc<dyn BackupSource>,
+        wishes: Arc<Wishes>,
         names: CoreNames,
         plan: CorePlan,
     ) -> Self {
         Self {
             shared,
             source,
+            wishes,
             names,
             plan,
             shipment: None,
@@ -70,11 +74,13 @@ impl CoreTask {
         }
     }
 
-    /// Runs until its inputs are closed or it is dropped. Whatever is on its way then is whole in the store or not at all.
+    /// Runs until it is dropped. Whatever is on its way then is whole in the store or not at all.
     ///
     /// In a box: a future holds its arguments twice, so does each future around it, and there is one for every core.
-    pub(super) async fn run(mut self: Box<Self>, mut inputs: mpsc::Receiver<Input>) {
+    pub(super) async fn run(mut self: Box<Self>) {
         let mut jobs = Jobs::new();
+        let wishes = Arc::clone(&self.wishes);
+        let mut changed = self.source.changed();
         loop {
             self.plan.changed(self.source.mark(), self.shared.now());
             let wake = self.start(&jobs);
@@ -83,10 +89,9 @@ impl CoreTask {
             let until = wake.map_or(tick, |at| at.saturating_sub(self.shared.now()).min(tick));
             tokio::select! {
                 Some(done) = jobs.next(), if !jobs.is_empty() => self.done(done),
-                input = inputs.recv() => match input {
-                    Some(input) => self.input(input),
-                    None => return,
-                },
+                // Before the mark is looked at again, so that no change is missed.
+                () = &mut changed => changed = self.source.changed(),
+                told = wishes.next() => told.into_iter().for_each(|wish| self.take(wish)),
                 () = tokio::time::sleep(until) => {}
             }
         }
@@ -165,17 +170,16 @@ impl CoreTask {
         }
     }
 
-    fn input(&mut self, input: Input) {
+    fn take(&mut self, wish: Wish) {
         let now = self.shared.now();
-        match input {
-            Input::Changed => {}
-            Input::Flush(done) => {
+        match wish {
+            Wish::Flush(done) => {
                 // The mark may have changed since the task last looked.
                 self.plan.changed(self.source.mark(), now);
                 self.plan.flush(now);
                 self.flushes.push((now, done));
             }
-            Input::Damaged(object) => {
+            Wish::Damaged(object) => {
                 if let Some((name, repair)) = self.names.parse_segment(&object) {
                     self.plan.damaged_segment(name, repair, now);
                 } else if let Some((name, repair)) = self.names.parse_head(&object) {
@@ -195,6 +199,10 @@ impl CoreTask {
                 })
         {
             self.durable_bytes = shipment.bytes;
+        }
+        if settled {
+            // What is to be mended later is looked for in the core again.
+            self.shipment = None;
         }
         let progress = CoreProgress {
             durable: self.plan.durable(),
@@ -218,6 +226,12 @@ impl CoreTask {
         {
             let _ = done.send(());
         }
+    }
+}
+
+impl Drop for CoreTask {
+    fn drop(&mut self) {
+        self.wishes.close();
     }
 }
 

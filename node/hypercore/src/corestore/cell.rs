@@ -394,6 +394,7 @@ impl Shared {
         self.durable.send_replace(state);
         cell.announce(local);
         cell.pump(self);
+        cell.replicator.give_room_back();
         self.start_work(&mut cell);
         Ok(())
     }

@@ -259,19 +259,32 @@ impl Replicator {
         }
         self.outputs.retain(|(to, _)| *to != id);
         self.schedule(core, now);
-        if self.peers.is_empty() {
-            self.give_room_back();
-        }
+        self.give_room_back();
     }
 
-    /// Nobody is here any more: what grew for peers would stay as it is, in each of thousands of cores that are open for when somebody
-    /// comes.
-    fn give_room_back(&mut self) {
-        self.peers = BTreeMap::new();
-        if self.in_flight.is_empty() {
-            self.in_flight = BTreeMap::new();
+    /// When nothing is asked for: what grew meanwhile and is empty would stay as it is, in each of thousands of cores that are open for
+    /// when somebody comes. Not to be called for every message.
+    pub fn give_room_back(&mut self) {
+        if !self.in_flight.is_empty() {
+            return;
+        }
+        // Maps keep room for eleven entries when the last one goes.
+        self.in_flight = BTreeMap::new();
+        if self.peers.is_empty() {
+            self.peers = BTreeMap::new();
+        }
+        for set in [&mut self.urgent, &mut self.urgent_open, &mut self.again] {
+            if set.is_empty() {
+                *set = BTreeSet::new();
+            }
+        }
+        for set in [&mut self.wanted, &mut self.uncommitted, &mut self.committing] {
+            if set.is_empty() {
+                *set = BlockSet::default();
+            }
         }
         self.blocks_in_flight.shrink_to_fit();
+        self.tree_in_flight.shrink_to_fit();
         self.outputs.shrink_to_fit();
         self.events.shrink_to_fit();
     }

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use self::gate::Gate;
 use super::lookup::{Found, Lookup, LookupDone};
+use super::rounds::{Rounds, SinceJoin};
 use super::{Mode, PeerStatus, SwarmConfig, SwarmStats, Topic, short};
 use crate::accept::Door;
 use crate::connection::{Connection, Control, Transport};
@@ -47,7 +48,7 @@ pub(super) enum Command {
     Join {
         topic: Topic,
         mode: Mode,
-        done: oneshot::Sender<Result<Rounds, ListenError>>,
+        done: oneshot::Sender<Result<SinceJoin, ListenError>>,
     },
     Release {
         topic: Topic,
@@ -74,9 +75,6 @@ pub(super) enum Command {
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Shutdown(oneshot::Sender<()>),
 }
-
-/// Lookups of a topic that have ended, and how many of them before the join.
-pub(super) type Rounds = (watch::Receiver<u64>, u64);
 
 type DialDone = ([u8; 32], u64, Result<Connection, MeetError>);
 /// A connection that is alive, and whether the one it meets was outdated when it came.
@@ -117,7 +115,7 @@ pub(super) struct Actor {
     withdrawals: FuturesUnordered<BoxFuture<'static, ()>>,
     found: mpsc::Receiver<Found>,
     found_tx: mpsc::Sender<Found>,
-    rounds: HashMap<Topic, watch::Sender<u64>>,
+    rounds: HashMap<Topic, Rounds>,
     /// Whether it is listened again after a pause, announced or not.
     listen_on_resume: Option<bool>,
     relays: Vec<[u8; 32]>,
@@ -288,7 +286,7 @@ impl Actor {
                     random,
                 );
                 if let Some(rounds) = self.rounds.get(&topic) {
-                    rounds.send_modify(|rounds| *rounds += 1);
+                    rounds.count_one();
                 }
             }
             Input::Found(Found { topic, peers }) => {
@@ -317,10 +315,9 @@ impl Actor {
                     return;
                 }
                 self.topics.join(now, topic, mode);
-                let rounds = self.rounds.entry(topic).or_insert_with(|| watch::channel(0).0);
-                // Counted here: when the caller comes to look, the lookup it waits for may be over already.
-                let joined_at = *rounds.borrow();
-                let _ = done.send(Ok((rounds.subscribe(), joined_at)));
+                let rounds = self.rounds.entry(topic).or_default();
+                // Counted from here: when the caller comes to look, the lookup it waits for may be over already.
+                let _ = done.send(Ok(rounds.from_now_on()));
             }
             Command::Release { topic, mode } => {
                 let left = self.topics.release(now, &topic, mode);

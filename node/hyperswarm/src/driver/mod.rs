@@ -3,6 +3,7 @@
 mod actor;
 mod api;
 mod lookup;
+mod rounds;
 
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::actor::{Actor, Command};
+use self::rounds::SinceJoin;
 use crate::accept::{Door, Spoken};
 use crate::connection::Connection;
 use crate::direct::{DirectError, KnownHost};
@@ -31,9 +33,7 @@ const CONNECTION_QUEUE: usize = 64;
 pub struct Join {
     topic: Topic,
     mode: Mode,
-    /// Lookups of this topic that have ended.
-    rounds: watch::Receiver<u64>,
-    joined_at: u64,
+    lookups: SinceJoin,
     commands: mpsc::UnboundedSender<Command>,
 }
 
@@ -48,8 +48,7 @@ impl fmt::Debug for Join {
 impl Join {
     /// Waits until the topic was looked up (and announced, as server) once since the join, or left.
     pub async fn flushed(&self) {
-        let joined_at = self.joined_at;
-        let _ = self.rounds.clone().wait_for(|rounds| *rounds > joined_at).await;
+        self.lookups.first().await;
     }
 
     /// Looks again now.
@@ -136,12 +135,11 @@ impl Swarm {
         }
         let (done, joined) = oneshot::channel();
         self.send(Command::Join { topic, mode, done })?;
-        let (rounds, joined_at) = joined.await.map_err(|_| SwarmError::Closed)??;
+        let lookups = joined.await.map_err(|_| SwarmError::Closed)??;
         Ok(Join {
             topic,
             mode,
-            rounds,
-            joined_at,
+            lookups,
             commands: self.commands.clone(),
         })
     }
