@@ -12,6 +12,8 @@
 //! | `DELETE /api/v1/archives/{key}?data=retain\|delete` | | 204 |
 //! | `GET /api/v1/devices` | | [`Devices`] |
 //! | `PUT /api/v1/devices` | [`Devices`], all of them | [`Devices`], idempotent |
+//! | `GET /api/v1/bans` | | [`Bans`] |
+//! | `PUT /api/v1/bans` | [`Bans`], all of them | [`Bans`], idempotent |
 //!
 //! `{key}` is the archive's key as 64 hex digits. Errors are [`Problem`] (RFC 9457, `application/problem+json`).
 
@@ -90,6 +92,22 @@ pub struct Device {
 pub struct Devices {
     /// In the order of their keys; at most 1024.
     pub devices: Vec<Device>,
+}
+
+/// Somebody with whom the node has nothing to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ban {
+    /// Its public key, 64 hex digits: what it shows when it connects.
+    pub public_key: String,
+}
+
+/// Whom the node never connects with, nor serves, also if it is one of the owner's devices; beside those of its configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Bans {
+    /// In the order of their keys; at most 1024.
+    pub bans: Vec<Ban>,
 }
 
 /// One condition of an archive or a node, as Kubernetes words it.
@@ -180,6 +198,9 @@ pub struct NodeStatus {
     /// Public keys of the owner's devices, 64 hex digits each, in their order.
     #[serde(default)]
     pub devices: Vec<String>,
+    /// Public keys of those whom the owner has banned, 64 hex digits each, in their order; without those of the configuration.
+    #[serde(default)]
+    pub bans: Vec<String>,
     /// Archives pinned.
     pub archives: u32,
     /// Seconds since the oldest block that is held but not yet backed up was stored; 0 when none is waiting.

@@ -58,6 +58,9 @@ pub struct Options {
     /// as this cloud's replicas may; may be given more than once.
     #[arg(long, env = "CUMULET_MEMBER", value_name = "KEY", value_delimiter = ',')]
     pub member: Vec<String>,
+    /// Public key (64 hex digits) of a peer that the node never connects with, nor serves; may be given more than once.
+    #[arg(long, env = "CUMULET_BAN", value_name = "KEY", value_delimiter = ',')]
+    pub ban: Vec<String>,
     /// Forward the encrypted packets of peers that can't reach each other, as a blind relay.
     #[arg(long, env = "CUMULET_RELAY", num_args = 0..=1, default_missing_value = "true")]
     pub relay: Option<bool>,
@@ -247,6 +250,8 @@ pub struct Config {
     pub public_host: Option<Ipv4Addr>,
     /// Public keys of the owner's devices.
     pub members: Vec<[u8; 32]>,
+    /// Public keys of those who are kept out.
+    pub bans: Vec<[u8; 32]>,
     /// How it relays, if it does.
     pub relay: Option<RelayConfig>,
     /// Where browsers get a DHT, if anywhere.
@@ -315,6 +320,7 @@ impl Options {
             public_host: self.public_host.or(lower.public_host),
             relay: self.relay.or(lower.relay),
             member: list(self.member, lower.member),
+            ban: list(self.ban, lower.ban),
             relay_open: self.relay_open.or(lower.relay_open),
             relay_max_bytes_per_second: self
                 .relay_max_bytes_per_second
@@ -354,9 +360,10 @@ impl Options {
         let api_listen = self.api_listen.unwrap_or_else(|| loopback(8443));
         let api_tls = self.tls(api_listen)?;
         let device_seed = self.device_seed(&data_dir)?;
-        let (members, relay) = (self.members()?, self.relay()?);
+        let (members, relay) = (public_keys("member", &self.member)?, self.relay()?);
         let (websocket, blind_peer) = (self.websocket(), self.blind_peer());
         let replicas = replicas::parse(&self.replicas_peers)?;
+        let bans = self.bans(&members, &replicas)?;
         let max_lag = match &self.backup_max_lag {
             None => DEFAULT_MAX_LAG,
             Some(text) => parse_duration(text).ok_or_else(|| {
@@ -389,6 +396,7 @@ impl Options {
             serve_dht: self.serve_dht.unwrap_or(false),
             public_host: self.public_host,
             members,
+            bans,
             relay,
             websocket,
             blind_peer,
@@ -413,13 +421,23 @@ impl Options {
         })
     }
 
-    fn members(&self) -> Result<Vec<[u8; 32]>, ConfigError> {
-        let members = self.member.iter().filter(|text| !text.is_empty());
-        let parse = |text: &String| {
-            let problem = || format!("{text:?} is no public key: write 64 hex digits");
-            parse_public_key(text).ok_or_else(|| field("member", problem()))
-        };
-        members.map(parse).collect()
+    fn bans(&self, members: &[[u8; 32]], replicas: &[ReplicaPeer]) -> Result<Vec<[u8; 32]>, ConfigError> {
+        let bans = public_keys("ban", &self.ban)?;
+        for key in &bans {
+            let also = if members.contains(key) {
+                "member"
+            } else if replicas.iter().any(|replica| replica.public_key == *key) {
+                "replicas-peers"
+            } else {
+                continue;
+            };
+            let key = hex::encode(key);
+            return Err(field(
+                "ban",
+                format!("{key} is in {also} as well; take it from one of the two"),
+            ));
+        }
+        Ok(bans)
     }
 
     fn websocket(&self) -> Option<WebSocketConfig> {
@@ -490,6 +508,15 @@ impl Options {
             })?;
         Ok(DeviceSeed::File(dir.join(format!("seed-{number}"))))
     }
+}
+
+fn public_keys(name: &'static str, texts: &[String]) -> Result<Vec<[u8; 32]>, ConfigError> {
+    let parse = |text: &String| {
+        let problem = || format!("{text:?} is no public key: write 64 hex digits");
+        parse_public_key(text).ok_or_else(|| field(name, problem()))
+    };
+    let given = texts.iter().filter(|text| !text.is_empty());
+    given.map(parse).collect()
 }
 
 fn parse_public_key(text: &str) -> Option<[u8; 32]> {
@@ -604,6 +631,28 @@ mod tests {
         };
         let error = nothing.check().unwrap_err().to_string();
         assert!(error.starts_with("relay-max-sessions:"), "{error}");
+    }
+
+    #[test]
+    fn bans_are_keys_and_nobody_is_banned_and_served() {
+        let key = |byte: u8| hex::encode([byte; 32]);
+        let options = |ban: String| Options {
+            ban: vec![ban],
+            member: vec![key(1)],
+            replicas_peers: vec![format!("{}@ada-1.example:49737", key(2))],
+            ..minimal()
+        };
+        assert_eq!(options(key(3)).check().unwrap().bans, [[3; 32]]);
+        for (ban, wrong) in [
+            ("spammer".to_owned(), "64 hex"),
+            (key(1), "is in member as well"),
+            (key(2), "is in replicas-peers as well"),
+        ] {
+            let error = options(ban).check().unwrap_err().to_string();
+            assert!(error.starts_with("ban: ") && error.contains(wrong), "{error}");
+        }
+        let file: Options = toml::from_str(&format!("ban = [{:?}, {:?}]", key(4), key(5))).unwrap();
+        assert_eq!(minimal().over(file).check().unwrap().bans, [[4; 32], [5; 32]]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! Devices that `PUT /api/v1/devices` acknowledged survive a crash: the file is written beside, synced and renamed. A device that
 //! is taken off may use nothing from that moment on; what was kept and backed up for it stays, so it is remembered that it was one.
+//! Who is banned ([`Bans`]) may use nothing either, whatever else it is.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,6 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use cumulet_relay::blind_relay::{Admission, MemberLimits, Policy};
 use serde::{Deserialize, Serialize};
 
+use crate::bans::{Bans, BansError, Changed};
 use crate::pins::Key;
 
 /// Devices that one owner may have: far more than people do, and few enough for one small file.
@@ -73,12 +75,20 @@ pub struct Members {
     fixed: BTreeSet<Key>,
     devices: RwLock<Devices>,
     path: PathBuf,
+    bans: Bans,
 }
 
 impl Members {
     /// Those of the configuration, and the devices that are kept in the data folder. A file that can't be read is reported, and there
     /// are no devices until they are set again: nobody is admitted by mistake.
-    pub fn open(data_dir: &Path, fixed: impl IntoIterator<Item = Key>) -> (Self, Option<MembersError>) {
+    ///
+    /// # Errors
+    /// [`BansError::Member`], if one of the configuration's members is banned.
+    pub fn open(
+        data_dir: &Path,
+        fixed: impl IntoIterator<Item = Key>,
+        bans: Bans,
+    ) -> Result<(Self, Option<MembersError>), BansError> {
         let path = data_dir.join(FILE);
         let (devices, damaged) = match read(&path) {
             Ok(devices) => (devices, None),
@@ -88,8 +98,17 @@ impl Members {
             fixed: fixed.into_iter().collect(),
             devices: RwLock::new(devices),
             path,
+            bans,
         };
-        (members, damaged)
+        members.refuse_banned_members(&members.bans.all())?;
+        Ok((members, damaged))
+    }
+
+    fn refuse_banned_members(&self, bans: &BTreeSet<Key>) -> Result<(), BansError> {
+        match self.fixed.intersection(bans).next() {
+            Some(key) => Err(BansError::Member { key: *key }),
+            None => Ok(()),
+        }
     }
 
     fn lock(&self) -> RwLockReadGuard<'_, Devices> {
@@ -98,12 +117,30 @@ impl Members {
 
     /// Whether this identity may use the services.
     pub fn contains(&self, identity: &Key) -> bool {
+        self.is_named(identity) && !self.bans.contains(identity)
+    }
+
+    /// Whether it may, or might before it was taken off or banned.
+    pub fn knew(&self, identity: &Key) -> bool {
+        self.is_named(identity) || self.lock().former.contains(identity)
+    }
+
+    fn is_named(&self, identity: &Key) -> bool {
         self.fixed.contains(identity) || self.lock().now.contains(identity)
     }
 
-    /// Whether it may, or might before it was taken off.
-    pub fn knew(&self, identity: &Key) -> bool {
-        self.contains(identity) || self.lock().former.contains(identity)
+    /// Who is kept out.
+    pub fn bans(&self) -> &Bans {
+        &self.bans
+    }
+
+    /// Makes these the owner's bans, and only these; returns when they are on disk.
+    ///
+    /// # Errors
+    /// [`BansError`]; nothing has changed then.
+    pub fn set_bans(&self, bans: BTreeSet<Key>) -> Result<Changed, BansError> {
+        self.refuse_banned_members(&bans)?;
+        self.bans.set(bans)
     }
 
     /// The owner's devices, in the order of their keys.
@@ -159,7 +196,9 @@ impl Members {
     pub(crate) fn policy(self: &Arc<Self>, others: Admission) -> Arc<dyn Policy> {
         let members = Arc::clone(self);
         Arc::new(move |identity: &Key| {
-            if members.contains(identity) {
+            if members.bans.contains(identity) {
+                Admission::Refused
+            } else if members.contains(identity) {
                 Admission::Member(MemberLimits::default())
             } else {
                 others
@@ -199,9 +238,14 @@ fn write(path: &Path, devices: &Devices) -> io::Result<()> {
         devices: devices.now.iter().map(hex::encode).collect(),
         former: devices.former.iter().map(hex::encode).collect(),
     };
+    write_whole(path, &kept)
+}
+
+/// Writes a file beside, syncs it and puts it in place.
+pub(crate) fn write_whole(path: &Path, content: &impl Serialize) -> io::Result<()> {
     let partial = path.with_extension("partial");
     let mut file = fs::File::create(&partial)?;
-    file.write_all(&serde_json::to_vec_pretty(&kept)?)?;
+    file.write_all(&serde_json::to_vec_pretty(content)?)?;
     file.sync_all()?;
     fs::rename(&partial, path)?;
     path.parent()
@@ -223,7 +267,8 @@ mod tests {
     const REPLICA: Key = [9; 32];
 
     fn open(dir: &Path) -> Members {
-        let (members, damaged) = Members::open(dir, [REPLICA]);
+        let bans = Bans::open(dir, []).unwrap();
+        let (members, damaged) = Members::open(dir, [REPLICA], bans).unwrap();
         assert!(damaged.is_none(), "{damaged:?}");
         members
     }
@@ -280,10 +325,41 @@ mod tests {
         for text in ["{", r#"{"devices":["ab"]}"#, r#"{"devices":[],"other":1}"#] {
             let dir = tempfile::tempdir().unwrap();
             fs::write(dir.path().join(FILE), text).unwrap();
-            let (members, damaged) = Members::open(dir.path(), [REPLICA]);
+            let bans = Bans::open(dir.path(), []).unwrap();
+            let (members, damaged) = Members::open(dir.path(), [REPLICA], bans).unwrap();
             assert!(damaged.unwrap().to_string().contains(FILE), "{text}");
             assert_eq!(members.devices(), Vec::<Key>::new());
             assert!(members.contains(&REPLICA));
         }
+    }
+
+    #[test]
+    fn a_ban_wins_over_being_a_device_and_over_what_is_open_to_everybody() {
+        let dir = tempfile::tempdir().unwrap();
+        let members = Arc::new(open(dir.path()));
+        members.set_devices([PHONE, LAPTOP].into()).unwrap();
+        members.set_bans([PHONE].into()).unwrap();
+        assert!(!members.contains(&PHONE) && members.knew(&PHONE) && members.contains(&LAPTOP));
+        for others in [Admission::Guest, Admission::Member(MemberLimits::default())] {
+            let policy = members.policy(others);
+            assert_eq!(policy.admission(&PHONE), Admission::Refused);
+            assert_eq!(policy.admission(&[7; 32]), others);
+        }
+        members.set_bans(BTreeSet::new()).unwrap();
+        assert!(members.contains(&PHONE));
+    }
+
+    #[test]
+    fn who_is_a_member_by_the_configuration_can_not_be_banned() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = open(dir.path()).set_bans([PHONE, REPLICA].into()).unwrap_err();
+        assert!(error.to_string().starts_with(&hex::encode(REPLICA)), "{error}");
+        let members = open(dir.path());
+        assert!(members.bans().live().is_empty());
+        members.set_bans([PHONE].into()).unwrap();
+        // A later configuration that makes it a member.
+        let bans = Bans::open(dir.path(), []).unwrap();
+        let error = Members::open(dir.path(), [PHONE], bans).unwrap_err();
+        assert!(matches!(error, BansError::Member { key: PHONE }), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! The node: its store, its swarm, its pins, and the tasks that hold them together.
 //!
-//! Everything that changes goes through [`Node::pin`], [`Node::unpin`] and [`Node::set_devices`], which return when the change is on disk. Every
-//! task runs on one tracker and ends with [`Node::shutdown`].
+//! Everything that changes goes through [`Node::pin`], [`Node::unpin`], [`Node::set_devices`] and [`Node::set_bans`], which return when the change is on
+//! disk. Every task runs on one tracker and ends with [`Node::shutdown`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,12 +16,14 @@ use cumulet_hypercore::storage::DiskOptions;
 use cumulet_hyperdht::Dht;
 use cumulet_hyperdrive::plan::Selection;
 use cumulet_hyperswarm::{Connection, Swarm, SwarmStats};
+use cumulet_secret_stream::noise::KeyPair;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info_span, warn};
 
 use crate::archive::{Archive, Surroundings, short};
 use crate::backup::{Backup, BackupError};
+use crate::bans::{Bans, BansError};
 use crate::config::{Config, DeviceSeed};
 use crate::members::{Members, MembersError};
 use crate::pins::{Key, PinError, PinStore};
@@ -58,6 +60,9 @@ pub enum StartError {
     /// The cores can't be opened.
     #[error("failed to open the store: {0}")]
     Store(#[from] CorestoreError),
+    /// The bans can't be read, or are of those whom the node is to serve.
+    #[error(transparent)]
+    Bans(#[from] BansError),
     /// Peers can't be listened for.
     #[error(
         "failed to listen for peers on TCP port {port}: {source}; hint: the swarm uses one port number for UDP and TCP; \
@@ -105,6 +110,9 @@ pub enum NodeError {
     /// The devices can't be kept.
     #[error(transparent)]
     Devices(#[from] MembersError),
+    /// The bans can't be kept, or are of those whom the node is to serve.
+    #[error(transparent)]
+    Bans(#[from] BansError),
     /// The archive's core can't be used.
     #[error(transparent)]
     Store(#[from] CorestoreError),
@@ -166,8 +174,9 @@ impl Node {
         };
         let store = Corestore::open(&config.data_dir.join("cores"), store_config.clone())?;
         let backup = Arc::new(Backup::start(config, content_key, tasks.clone(), cancel.clone())?);
-        let (dht, swarm) = swarm::start(config, &seed, &tasks, &cancel).await?;
-        let members = members(config, *swarm.public_key());
+        let bans = Bans::open(&config.data_dir, config.bans.iter().copied())?;
+        let members = members(config, *KeyPair::from_seed(seed).public_key(), bans)?;
+        let (dht, swarm) = swarm::start(config, &seed, members.bans(), &tasks, &cancel).await?;
         let around = services::Surroundings {
             dht: &dht,
             swarm: &swarm,
@@ -304,6 +313,24 @@ impl Node {
         Ok(())
     }
 
+    /// The owner's bans.
+    pub fn bans(&self) -> Vec<Key> {
+        self.members.bans().live()
+    }
+
+    /// Makes these the owner's bans, and only these, beside those of the configuration; returns when they are on disk. Connections with
+    /// those who are banned end, and what the services do for them.
+    pub async fn set_bans(&self, bans: BTreeSet<Key>) -> Result<(), NodeError> {
+        let _one = self.changing.lock().await;
+        if self.cancel.is_cancelled() {
+            return Err(NodeError::Stopping);
+        }
+        let changed = self.members.set_bans(bans)?;
+        swarm::change_bans(&self.swarm, &changed);
+        self.services.change_bans(&changed);
+        Ok(())
+    }
+
     fn start_archive(&self, key: Key, spec: ArchiveSpec) -> Arc<Archive> {
         let archive = Arc::new(Archive::new(key, spec));
         let cancel = self.cancel.child_token();
@@ -385,6 +412,7 @@ impl Node {
             peers: u32::try_from(stats.client_connections + stats.server_connections).unwrap_or(u32::MAX),
             bytes_stored: archives.iter().map(|archive| archive.stored_bytes).sum(),
             devices: self.members.devices().iter().map(hex::encode).collect(),
+            bans: self.members.bans().live().iter().map(hex::encode).collect(),
             archives: archives.len() as u32,
             durable_lag_seconds: self.backup.lag().as_secs(),
             last_backup_time: self.backup.last_time(),
@@ -442,14 +470,14 @@ fn device_seed(config: &Config) -> Result<[u8; 32], SecretError> {
 }
 
 /// Who may use the node's services: itself, the cloud's other replicas, the configuration's members, and the owner's devices.
-fn members(config: &Config, own: Key) -> Arc<Members> {
+fn members(config: &Config, own: Key, bans: Bans) -> Result<Arc<Members>, BansError> {
     let replicas = config.replicas.iter().map(|replica| replica.public_key);
     let fixed = replicas.chain([own]).chain(config.members.iter().copied());
-    let (members, damaged) = Members::open(&config.data_dir, fixed);
+    let (members, damaged) = Members::open(&config.data_dir, fixed, bans)?;
     if let Some(error) = damaged {
         warn!(%error, "there are no devices until they are set again");
     }
-    Arc::new(members)
+    Ok(Arc::new(members))
 }
 
 /// The key under which blocks are encrypted; made once where the configuration names none.

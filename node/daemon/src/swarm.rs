@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use crate::bans::{Bans, Changed};
 use crate::config::{Config, ReplicaPeer};
 use crate::node::StartError;
 
@@ -33,6 +34,7 @@ const PORT_ATTEMPTS: u32 = 16;
 pub(crate) async fn start(
     config: &Config,
     seed: &[u8; 32],
+    bans: &Bans,
     tasks: &TaskTracker,
     cancel: &CancellationToken,
 ) -> Result<(Dht, Swarm), StartError> {
@@ -47,6 +49,7 @@ pub(crate) async fn start(
         firewall: None,
     };
     let swarm = Swarm::spawn(dht.clone(), swarm, tasks, cancel.clone());
+    change_bans(&swarm, &bans.at_start());
     swarm.listen_tcp(listener).map_err(|error| failed(&error))?;
     let mut urls = config.replicas.iter().flat_map(|replica| &replica.websockets);
     if urls.any(WebSocketUrl::is_tls) {
@@ -58,6 +61,18 @@ pub(crate) async fn start(
         swarm.listen(false).await.map_err(|error| failed(&error))?;
     }
     Ok((dht, swarm))
+}
+
+/// Keeps these out of a swarm from now on, or lets them in again. Their connections end.
+pub(crate) fn change_bans(swarm: &Swarm, changed: &Changed) {
+    let banned = changed.banned.iter().map(|key| (*key, true));
+    let pardoned = changed.pardoned.iter().map(|key| (*key, false));
+    for (key, is_banned) in banned.chain(pardoned) {
+        if let Err(error) = swarm.ban(key, is_banned) {
+            // A swarm that has ended lets nobody in.
+            debug!(%error, "bans");
+        }
+    }
 }
 
 /// The DHT node, and a listener on the same port number.

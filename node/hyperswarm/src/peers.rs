@@ -158,6 +158,8 @@ pub(crate) struct Peers {
     own_key: [u8; 32],
     limits: SwarmLimits,
     known: HashMap<[u8; 32], Peer>,
+    /// How many of them are banned: they take no room from others, and none is needed to ban.
+    bans: usize,
     next_number: u64,
 }
 
@@ -187,6 +189,7 @@ impl Peers {
             own_key,
             limits,
             known: HashMap::new(),
+            bans: 0,
             next_number: 0,
         }
     }
@@ -206,7 +209,8 @@ impl Peers {
     }
 
     fn upsert(&mut self, public_key: [u8; 32]) -> Option<&mut Peer> {
-        let full = self.known.len() >= self.limits.max_known_peers && !self.known.contains_key(&public_key);
+        let has_room = self.known.len() - self.bans < self.limits.max_known_peers;
+        let full = !has_room && !self.known.contains_key(&public_key);
         if full || public_key == self.own_key {
             return None;
         }
@@ -264,9 +268,20 @@ impl Peers {
 
     /// Bans or pardons; returns the connection to end.
     pub(crate) fn ban(&mut self, public_key: [u8; 32], banned: bool) -> Option<u64> {
-        let peer = self.upsert(public_key)?;
-        peer.banned = banned;
+        if public_key == self.own_key {
+            return None;
+        }
+        let peer = self.known.entry(public_key).or_insert_with(Peer::new);
+        match (std::mem::replace(&mut peer.banned, banned), banned) {
+            (false, true) => self.bans += 1,
+            (true, false) => self.bans -= 1,
+            _ => {}
+        }
         if !banned {
+            if peer.explicit {
+                peer.attempts = 0;
+                peer.enqueue();
+            }
             self.collect(&public_key);
             return None;
         }

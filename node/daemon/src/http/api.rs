@@ -12,16 +12,17 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use cumulet_api::{ArchiveSpec, ArchiveStatus, Device, Devices, NodeStatus};
+use cumulet_api::{ArchiveSpec, ArchiveStatus, Ban, Bans, Device, Devices, NodeStatus};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
 use super::problem::ProblemResponse;
+use crate::bans::BansError;
 use crate::members::{MembersError, parse_key};
 use crate::node::{Node, NodeError};
 use crate::pins::Key;
 
-/// A body is one archive's spec, or the devices: their lists are bounded by the custom resource to far less than this.
+/// A body is one archive's spec, the devices or the bans: their lists are bounded by the custom resource to far less than this.
 const MAX_BODY_BYTES: usize = 256 * 1024;
 
 /// The API's router; `token` is what clients must show.
@@ -35,6 +36,7 @@ pub fn router(node: Arc<Node>, token: String) -> Router {
             get(archive).put(put_archive).delete(delete_archive),
         )
         .route("/api/v1/devices", get(devices).put(put_devices))
+        .route("/api/v1/bans", get(bans).put(put_bans))
         .fallback(|| async { ProblemResponse::new(StatusCode::NOT_FOUND, "there is no such resource") })
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(token, authorize))
@@ -104,15 +106,43 @@ async fn put_devices(
     let Json(wanted) =
         body.map_err(|rejection| ProblemResponse::new(rejection.status(), rejection.body_text()))?;
     let keys = wanted.devices.iter().map(|device| {
-        parse_key(&device.public_key).ok_or_else(|| {
-            let problem = format!("publicKey: {:?} is not 64 hex digits", device.public_key);
-            ProblemResponse::new(StatusCode::UNPROCESSABLE_ENTITY, problem).hint(
-                "nothing was changed; send all devices again, each with the public key that it connects with",
-            )
-        })
+        public_key(
+            &device.public_key,
+            "nothing was changed; send all devices again, each with the public key that it connects with",
+        )
     });
     node.set_devices(keys.collect::<Result<_, _>>()?).await?;
     Ok(devices(State(node)).await)
+}
+
+async fn bans(State(node): State<Arc<Node>>) -> Json<Bans> {
+    let bans = node.bans().into_iter().map(|key| Ban {
+        public_key: hex::encode(key),
+    });
+    Json(Bans { bans: bans.collect() })
+}
+
+async fn put_bans(
+    State(node): State<Arc<Node>>,
+    body: Result<Json<Bans>, JsonRejection>,
+) -> Result<Json<Bans>, ProblemResponse> {
+    let Json(wanted) =
+        body.map_err(|rejection| ProblemResponse::new(rejection.status(), rejection.body_text()))?;
+    let keys = wanted.bans.iter().map(|ban| {
+        public_key(
+            &ban.public_key,
+            "nothing was changed; send all bans again, each with the public key that the peer connects with",
+        )
+    });
+    node.set_bans(keys.collect::<Result<_, _>>()?).await?;
+    Ok(bans(State(node)).await)
+}
+
+fn public_key(text: &str, hint: &str) -> Result<Key, ProblemResponse> {
+    parse_key(text).ok_or_else(|| {
+        let problem = format!("publicKey: {text:?} is not 64 hex digits");
+        ProblemResponse::new(StatusCode::UNPROCESSABLE_ENTITY, problem).hint(hint)
+    })
 }
 
 /// What happens to an archive's blocks when its pin goes.
@@ -155,10 +185,12 @@ fn not_pinned() -> ProblemResponse {
 impl From<NodeError> for ProblemResponse {
     fn from(error: NodeError) -> Self {
         let (status, hint) = match &error {
-            NodeError::Spec { .. } | NodeError::Devices(MembersError::TooMany { .. }) => {
+            NodeError::Spec { .. }
+            | NodeError::Devices(MembersError::TooMany { .. })
+            | NodeError::Bans(BansError::TooMany { .. } | BansError::Member { .. }) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, None)
             }
-            NodeError::Pin(_) | NodeError::Store(_) | NodeError::Devices(_) => (
+            NodeError::Pin(_) | NodeError::Store(_) | NodeError::Devices(_) | NodeError::Bans(_) => (
                 StatusCode::INSUFFICIENT_STORAGE,
                 Some("look at the volume: is it full or read-only?"),
             ),

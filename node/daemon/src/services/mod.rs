@@ -21,6 +21,7 @@ use self::blind_peer::BlindPeerService;
 use self::relay::RelayService;
 use self::websocket::WebSocketService;
 use crate::backup::Backup;
+use crate::bans::Changed;
 use crate::config::Config;
 use crate::members::Members;
 
@@ -144,6 +145,14 @@ impl Services {
         if let Some(websocket) = &self.websocket {
             websocket.review();
         }
+    }
+
+    /// Bans have changed: who is banned loses what it has.
+    pub fn change_bans(&self, changed: &Changed) {
+        if let Some(blind_peer) = &self.blind_peer {
+            blind_peer.change_bans(changed);
+        }
+        self.review();
     }
 
     /// Takes nobody in any more, waits a little for those that are there, and ends the rest.

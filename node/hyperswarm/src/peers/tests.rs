@@ -215,3 +215,33 @@ fn our_own_key_and_banned_peers_are_never_dialled_or_accepted() {
     peers.found([6; 32], [1; 32], &[]);
     assert!(peers.next_dial(0).is_some());
 }
+
+#[test]
+fn who_is_banned_stays_banned_when_no_more_peers_are_remembered_and_takes_no_room() {
+    let now = Instant::now();
+    let limits = SwarmLimits {
+        max_known_peers: 1,
+        ..SwarmLimits::default()
+    };
+    let mut peers = Peers::new([5; 32], limits);
+    peers.found([6; 32], [1; 32], &[]);
+    peers.ban([7; 32], true);
+    peers.ban([7; 32], true);
+    peers.found([7; 32], [1; 32], &[]);
+    assert_eq!(peers.next_dial(0).unwrap().host.public_key, [6; 32]);
+    assert_eq!(peers.next_dial(0), None);
+    peers.ban([6; 32], true);
+    peers.found([8; 32], [1; 32], &[]);
+    assert_eq!(peers.next_dial(0).unwrap().host.public_key, [8; 32]);
+    assert_eq!(peers.accepted(now, [7; 32], true, |_| true), Admission::Refuse);
+}
+
+#[test]
+fn a_peer_joined_by_name_is_dialled_again_once_its_ban_is_taken_back() {
+    let mut peers = peers(3);
+    peers.join_peer(somewhere([6; 32]));
+    peers.ban([6; 32], true);
+    assert_eq!(peers.next_dial(0), None);
+    peers.ban([6; 32], false);
+    assert_eq!(peers.next_dial(0).unwrap().host.public_key, [6; 32]);
+}

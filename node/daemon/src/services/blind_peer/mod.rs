@@ -18,8 +18,10 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::archive::short;
+use crate::bans::Changed;
 use crate::config::BlindPeerConfig;
 use crate::pins::Key;
+use crate::swarm::change_bans;
 
 use self::safekeeping::Safekeeping;
 use super::{PATIENCE, Surroundings};
@@ -50,7 +52,7 @@ impl BlindPeerService {
         let policy = move |identity: &[u8; 32]| {
             if members.contains(identity) {
                 Admission::Trusted(Quota::default())
-            } else if open {
+            } else if open && !members.bans().contains(identity) {
                 Admission::Member(Quota::default())
             } else {
                 Admission::Reader
@@ -85,6 +87,7 @@ impl BlindPeerService {
         )
         .map_err(|error| words(&error))?;
         let swarm = Swarm::spawn(around.dht.clone(), swarm, around.tasks, around.cancel.clone());
+        change_bans(&swarm, &around.members.bans().at_start());
         let leaving = around.cancel.child_token();
         let serving = Serving {
             swarm: swarm.clone(),
@@ -117,6 +120,11 @@ impl BlindPeerService {
 
     pub(super) fn counters(&self) -> Counters {
         self.peer.counters()
+    }
+
+    /// Who is banned is not even a reader.
+    pub(super) fn change_bans(&self, changed: &Changed) {
+        change_bans(&self.swarm, changed);
     }
 
     /// Withdraws the announcements, ends the connections and closes the store.
