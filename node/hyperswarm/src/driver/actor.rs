@@ -317,7 +317,7 @@ impl Actor {
                 self.topics.join(now, topic, mode);
                 let rounds = self.rounds.entry(topic).or_default();
                 // Counted from here: when the caller comes to look, the lookup it waits for may be over already.
-                let _ = done.send(Ok(rounds.from_now_on()));
+                let _ = done.send(Ok(rounds.after_now()));
             }
             Command::Release { topic, mode } => {
                 let left = self.topics.release(now, &topic, mode);

@@ -25,7 +25,7 @@ impl Rounds {
         self.0.counted.notify_waiters();
     }
 
-    pub(super) fn from_now_on(&self) -> SinceJoin {
+    pub(super) fn after_now(&self) -> SinceJoin {
         SinceJoin {
             joined_at: self.0.count.load(Ordering::Acquire),
             state: Arc::clone(&self.0),
@@ -69,15 +69,15 @@ mod tests {
     async fn who_waits_hears_of_the_next_round_of_one_that_was_meanwhile_and_of_the_end() {
         let rounds = Rounds::default();
         rounds.count_one();
-        let early = rounds.from_now_on();
+        let early = rounds.after_now();
         rounds.count_one();
         early.first().await;
-        let waiting = rounds.from_now_on();
+        let waiting = rounds.after_now();
         tokio::join!(waiting.first(), async {
             tokio::task::yield_now().await;
             rounds.count_one();
         });
-        let left = rounds.from_now_on();
+        let left = rounds.after_now();
         tokio::join!(left.first(), async {
             tokio::task::yield_now().await;
             drop(rounds);
