@@ -30,8 +30,8 @@ pub trait SharedCore: Send + Sync + 'static {
     /// See [`BackupSource::mark`].
     fn mark(&self) -> ChangeMark;
     /// See [`BackupSource::changed`].
-    fn changed(&self) -> BoxFuture<'static, ()> {
-        Box::pin(std::future::pending())
+    fn changed(&self) -> Option<BoxFuture<'static, ()>> {
+        None
     }
     /// Looks at the core.
     fn read<R>(&self, look: impl FnOnce(&Core<Self::Storage>) -> R) -> R;
@@ -57,7 +57,7 @@ impl<C: SharedCore> BackupSource for CoreSource<C> {
         self.0.mark()
     }
 
-    fn changed(&self) -> BoxFuture<'static, ()> {
+    fn changed(&self) -> Option<BoxFuture<'static, ()>> {
         self.0.changed()
     }
 

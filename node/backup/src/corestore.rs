@@ -34,14 +34,14 @@ impl SharedCore for CoreHandle {
         }
     }
 
-    fn changed(&self) -> BoxFuture<'static, ()> {
+    fn changed(&self) -> Option<BoxFuture<'static, ()>> {
         let mut durable = self.watch_durable();
-        Box::pin(async move {
+        Some(Box::pin(async move {
             // Its sender lives as long as the core, which we have.
             if durable.changed().await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
-        })
+        }))
     }
 
     fn read<R>(&self, look: impl FnOnce(&Core<Box<dyn Storage>>) -> R) -> R {

@@ -37,10 +37,10 @@ pub trait BackupSource: Send + Sync + 'static {
     /// Changes whenever there may be something new to ship. Called often and on threads that must not block.
     fn mark(&self) -> ChangeMark;
 
-    /// Ends when [`Self::mark`] is another than it was when this was called. A source that can't tell never ends it: a change is noticed
-    /// after half of the allowed lag then.
-    fn changed(&self) -> BoxFuture<'static, ()> {
-        Box::pin(std::future::pending())
+    /// Ends when [`Self::mark`] is another than it was when this was called. None of a source that can't tell: it is looked at twice in
+    /// the allowed lag, where others cost nothing while nothing happens.
+    fn changed(&self) -> Option<BoxFuture<'static, ()>> {
+        None
     }
 
     /// What is held now; `None` while nothing is signed.

@@ -6,15 +6,22 @@ mod model;
 mod stores;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use cumulet_backup::error::ErrorKind;
-use cumulet_backup::plan::Durable;
+use cumulet_backup::plan::{ChangeMark, Durable};
 use cumulet_backup::restore::{RestoreError, Restorer, Until};
 use cumulet_backup::retry::Patience;
 use cumulet_backup::sealing::ContentKey;
+use cumulet_backup::source::{BackupSource, CoreError, HeldCore};
 use cumulet_backup::store::ObjectStore;
+use cumulet_hypercore::crypto::Key;
+use cumulet_hypercore::segment::{ContentCipher, Place};
+use futures::future::BoxFuture;
 use model::{Faulty, ModelCore, Ship, contents, is_head, restore_into, restorer};
+use tokio::sync::Notify;
 
 const SEED: u8 = 1;
 
@@ -126,6 +133,67 @@ async fn growth_is_shipped_within_the_lag_and_older_lengths_stay_restorable() {
         .await
         .unwrap_err();
     assert!(matches!(error, RestoreError::NoHead));
+}
+
+/// A core that says when it changes, and counts how often it is looked at.
+struct Telling {
+    core: Arc<ModelCore>,
+    changed: Arc<Notify>,
+    looks: AtomicUsize,
+}
+
+impl BackupSource for Telling {
+    fn key(&self) -> Key {
+        self.core.key()
+    }
+
+    fn mark(&self) -> ChangeMark {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        self.core.mark()
+    }
+
+    fn changed(&self) -> Option<BoxFuture<'static, ()>> {
+        let changed = Arc::clone(&self.changed);
+        Some(Box::pin(async move { changed.notified().await }))
+    }
+
+    fn held(&self) -> Result<Option<HeldCore>, CoreError> {
+        self.core.held()
+    }
+
+    fn segment(&self, place: &Place, cipher: &ContentCipher) -> Result<Option<Bytes>, CoreError> {
+        self.core.segment(place, cipher)
+    }
+}
+
+#[tokio::test]
+async fn a_core_that_says_when_it_changes_is_left_alone_until_it_does() {
+    const LAG: Duration = Duration::from_millis(20);
+    let test = stores::file();
+    let core = ModelCore::with_blocks(SEED, [50; 5]);
+    let telling = Arc::new(Telling {
+        core: Arc::clone(&core),
+        changed: Arc::default(),
+        looks: AtomicUsize::new(0),
+    });
+    let ship = Ship::new(test.store.clone(), LAG);
+    ship.shipper.add(telling.clone());
+    let shipped = |length| {
+        let key = core.discovery_key();
+        ship.until(move |progress| {
+            let core = progress.cores.get(&key);
+            core.is_some_and(|core| core.durable.length == length)
+        })
+    };
+    shipped(5).await;
+    let looks = || telling.looks.load(Ordering::SeqCst);
+    let before = looks();
+    // One that can't tell is looked at forty times meanwhile.
+    tokio::time::sleep(LAG * 20).await;
+    assert!(looks() <= before + 1, "{} looks", looks() - before);
+    core.append(SEED, [50]);
+    telling.changed.notify_one();
+    shipped(6).await;
 }
 
 #[tokio::test]

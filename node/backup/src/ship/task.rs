@@ -85,14 +85,15 @@ impl CoreTask {
             self.plan.changed(self.source.mark(), self.shared.now());
             let wake = self.start(&jobs);
             self.publish();
-            let tick = (self.shared.config.max_lag / 2).max(Duration::from_millis(10));
-            let until = wake.map_or(tick, |at| at.saturating_sub(self.shared.now()).min(tick));
+            let look_again = (self.shared.config.max_lag / 2).max(Duration::from_millis(10));
+            let look_again = changed.is_none().then_some(look_again);
+            let wake = wake.map(|at| at.saturating_sub(self.shared.now()));
             tokio::select! {
                 Some(done) = jobs.next(), if !jobs.is_empty() => self.done(done),
                 // Before the mark is looked at again, so that no change is missed.
-                () = &mut changed => changed = self.source.changed(),
+                () = if_any(changed.as_mut()) => changed = self.source.changed(),
                 told = wishes.next() => told.into_iter().for_each(|wish| self.take(wish)),
-                () = tokio::time::sleep(until) => {}
+                () = if_any(wake.into_iter().chain(look_again).min().map(tokio::time::sleep)) => {}
             }
         }
     }
@@ -226,6 +227,14 @@ impl CoreTask {
         {
             let _ = done.send(());
         }
+    }
+}
+
+/// Never ends without a future.
+async fn if_any(future: Option<impl Future<Output = ()>>) {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
     }
 }
 
