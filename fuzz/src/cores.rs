@@ -354,7 +354,7 @@ impl Net {
                 self.replicator.dropped(&blocks);
             }
             Step::Committed => self.replicator.committed(&self.reader),
-            Step::Remind => self.replicator.remind(&mut self.reader),
+            Step::Remind => self.replicator.remind(&mut self.reader, self.now),
             Step::Late { millis } => {
                 self.now += Duration::from_millis(u64::from(millis) * 4);
                 self.replicator.on_timeout(&mut self.reader, self.now);

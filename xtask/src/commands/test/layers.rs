@@ -73,6 +73,7 @@ pub(super) fn unit(summary: &mut Summary, progress: &Progress) {
         )
     });
     summary.check(progress, "cores and bees without tokio", without_tokio);
+    summary.check(progress, "fuzz targets", fuzz_targets);
     let others = format!("not ({INTEROP} or {SIM} or {S3})");
     run_nextest(
         summary,
@@ -103,6 +104,16 @@ fn without_tokio() -> Result<()> {
         bail!("{tokio} is needed by default; hint: put what needs it behind the feature `tokio`");
     }
     logged("without-tokio", cargo().arg("check").args(crates))
+}
+
+/// The fuzz targets are a workspace of their own, which no other step compiles; those with the backup and the daemon are left out.
+fn fuzz_targets() -> Result<()> {
+    let manifest = tools::repository().join("fuzz/Cargo.toml");
+    let mut command = cargo();
+    command
+        .args(["check", "--locked", "--manifest-path"])
+        .arg(manifest);
+    logged("fuzz-targets", &mut command)
 }
 
 pub(super) fn interop(summary: &mut Summary, progress: &Progress) {
