@@ -170,6 +170,8 @@ pub struct Replicator {
     uncommitted: BlockSet,
     /// Whether a conflict was proven.
     frozen: bool,
+    /// When requests were last looked at for being late.
+    looked: Option<Instant>,
     taking: Taking,
     /// Names of extensions whose messages are given out.
     extensions: BTreeSet<String>,
@@ -203,6 +205,7 @@ impl Replicator {
             reorganization: None,
             uncommitted: BlockSet::default(),
             frozen: false,
+            looked: None,
             taking: Taking::default(),
             extensions: BTreeSet::new(),
             committing: BlockSet::default(),
@@ -538,10 +541,13 @@ impl Replicator {
     /// When [`Replicator::on_timeout`] has something to do: an answer is late, or a peer may be asked for what is asked of another.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let late = self.in_flight.values().map(|asked| self.due(asked)).min();
-        let doubted = self.peers.values().filter_map(|peer| peer.doubted);
+        let doubted = self.peers.values().filter(|peer| peer.fault.is_none());
+        let doubted = doubted.filter_map(|peer| peer.doubted);
         let doubted = doubted.map(|since| since + REQUEST_TIMEOUT).min();
         let oldest = self.in_flight.values().next().filter(|_| self.peers.len() > 1);
-        let swap = oldest.map(|asked| asked.sent + HOT_SWAP_AFTER);
+        // What no other peer could be asked for is looked at again later, not at once.
+        let swap = oldest
+            .map(|asked| self.looked.map_or(asked.sent, |looked| looked.max(asked.sent)) + HOT_SWAP_AFTER);
         [late, doubted, swap].into_iter().flatten().min()
     }
 
@@ -553,6 +559,7 @@ impl Replicator {
     /// Takes back requests that were not answered in time, and asks others. Peers that could have used the time to defend
     /// themselves, and did not, have a [`fault`](Self::fault) afterwards.
     pub fn on_timeout(&mut self, core: &mut impl Replica, now: Instant) {
+        self.looked = Some(now);
         let late = self.in_flight.iter().filter(|(_, asked)| self.due(asked) <= now);
         let late: Vec<(u64, PeerId)> = late.map(|(request, asked)| (*request, asked.peer)).collect();
         let silent: BTreeSet<PeerId> = late.iter().map(|(_, id)| *id).collect();
